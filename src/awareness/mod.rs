@@ -1,0 +1,334 @@
+//! Presence of one document (docs/protocol.md §13): who is there, with which state, and who answers for it.
+//!
+//! Entries are keyed by client id. An entry belongs to the connection that wrote it last. When that connection vanishes
+//! without a close frame the entry becomes an orphan, which a reconnecting client adopts and which expires otherwise;
+//! an entry of a live connection never expires. Clocks sent out only grow, whatever clocks the owners start from.
+
+use crate::ids::SessionRef;
+use crate::limits::{AWARENESS_ENTRIES_PER_CONNECTION_MAX, AWARENESS_ENTRIES_PER_DOCUMENT_MAX};
+use bytes::Bytes;
+use hashbrown::HashMap;
+use std::sync::Arc;
+
+/// What is told to the audience: a client's new state, or that it left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The client id.
+    pub client_id: Arc<str>,
+    /// Its state as JSON; `None` when it left.
+    pub state: Option<Bytes>,
+    /// The clock to send.
+    pub clock: u64,
+}
+
+/// Why an update was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejected {
+    /// The owner's clock did not advance, or there is nothing to remove. Peers are not told.
+    #[error("stale")]
+    Stale,
+    /// The document or the connection has as many entries as it may have.
+    #[error("too many presence entries")]
+    Limit,
+}
+
+#[derive(Debug)]
+enum Owner {
+    Connection(SessionRef),
+    /// Vanished; expires at this monotonic time.
+    Orphan {
+        until_us: u64,
+    },
+}
+
+/// Greatest clock sent out: JavaScript's greatest exact integer. Peers cannot push the sum of clock and offset beyond.
+const CLOCK_MAX: u64 = (1 << 53) - 1;
+
+#[derive(Debug)]
+struct Entry {
+    state: Bytes,
+    /// The owner's last clock.
+    clock: u64,
+    /// What is added to the owner's clock before it is sent out.
+    offset: u64,
+    owner: Owner,
+}
+
+impl Entry {
+    fn sent(&self) -> u64 {
+        sent_clock(self.clock, self.offset)
+    }
+}
+
+fn sent_clock(clock: u64, offset: u64) -> u64 {
+    clock.saturating_add(offset).min(CLOCK_MAX)
+}
+
+/// The presence entries of one document.
+#[derive(Debug, Default)]
+pub struct Presence {
+    entries: HashMap<Arc<str>, Entry>,
+    owned: HashMap<SessionRef, u32>,
+    orphans: usize,
+}
+
+impl Presence {
+    /// Nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether any entry waits for its client to come back.
+    pub fn has_orphans(&self) -> bool {
+        self.orphans > 0
+    }
+
+    /// All entries, as changes a newcomer can apply.
+    pub fn all(&self) -> Vec<Change> {
+        let change = |(client_id, entry): (&Arc<str>, &Entry)| Change {
+            client_id: client_id.clone(),
+            state: Some(entry.state.clone()),
+            clock: entry.sent(),
+        };
+        self.entries.iter().map(change).collect()
+    }
+
+    /// A client's update through `session`. `clock` absent: the last one plus 1. `state` absent: the client leaves.
+    pub fn update(
+        &mut self,
+        session: SessionRef,
+        client_id: &str,
+        clock: Option<u64>,
+        state: Option<Bytes>,
+    ) -> Result<Change, Rejected> {
+        let Some(entry) = self.entries.get(client_id) else {
+            return self.insert(session, client_id, clock, state.ok_or(Rejected::Stale)?);
+        };
+        let clock = clock.unwrap_or(entry.clock + 1);
+        let owns = matches!(entry.owner, Owner::Connection(owner) if owner == session);
+        if owns && clock <= entry.clock {
+            return Err(Rejected::Stale);
+        }
+        let Some(state) = state else {
+            let sent = if owns {
+                sent_clock(clock, entry.offset)
+            } else {
+                sent_clock(entry.sent(), 1)
+            };
+            return Ok(self.remove(client_id, sent));
+        };
+        if !owns {
+            self.take_over(session, client_id, clock)?;
+        }
+        let (client_id, entry) = self.entries.get_key_value(client_id).expect("looked up above");
+        let change = Change {
+            client_id: client_id.clone(),
+            state: Some(state.clone()),
+            clock: sent_clock(clock, entry.offset),
+        };
+        let entry = self.entries.get_mut(&change.client_id).expect("looked up above");
+        entry.state = state;
+        entry.clock = clock;
+        Ok(change)
+    }
+
+    fn insert(
+        &mut self,
+        session: SessionRef,
+        client_id: &str,
+        clock: Option<u64>,
+        state: Bytes,
+    ) -> Result<Change, Rejected> {
+        if self.entries.len() >= AWARENESS_ENTRIES_PER_DOCUMENT_MAX {
+            return Err(Rejected::Limit);
+        }
+        self.own(session)?;
+        let client_id: Arc<str> = client_id.into();
+        let clock = clock.unwrap_or(1);
+        let entry = Entry {
+            state: state.clone(),
+            clock,
+            offset: 0,
+            owner: Owner::Connection(session),
+        };
+        self.entries.insert(client_id.clone(), entry);
+        Ok(Change {
+            client_id,
+            state: Some(state),
+            clock,
+        })
+    }
+
+    /// A connection presents a client id of which only an orphan is left: the entry is its own from now on.
+    pub fn adopt(&mut self, session: SessionRef, client_id: &str) {
+        let Some(entry) = self.entries.get(client_id) else {
+            return;
+        };
+        if matches!(entry.owner, Owner::Orphan { .. }) && self.own(session).is_ok() {
+            let entry = self.entries.get_mut(client_id).expect("looked up above");
+            entry.owner = Owner::Connection(session);
+            self.orphans -= 1;
+        }
+    }
+
+    /// The connection is gone. After a close frame its clients have left; otherwise they get `orphan_us` to come back.
+    pub fn closed(&mut self, session: SessionRef, clean: bool, now_us: u64, orphan_us: u64) -> Vec<Change> {
+        if self.owned.remove(&session).is_none() {
+            return Vec::new();
+        }
+        let owned = |entry: &Entry| matches!(entry.owner, Owner::Connection(owner) if owner == session);
+        if clean {
+            let leaving = self.entries.iter().filter(|(_, entry)| owned(entry));
+            let leaving: Vec<_> = leaving
+                .map(|(id, entry)| (id.clone(), sent_clock(entry.sent(), 1)))
+                .collect();
+            return leaving.into_iter().map(|(id, clock)| self.remove(&id, clock)).collect();
+        }
+        for entry in self.entries.values_mut().filter(|entry| owned(entry)) {
+            entry.owner = Owner::Orphan {
+                until_us: now_us + orphan_us,
+            };
+            self.orphans += 1;
+        }
+        Vec::new()
+    }
+
+    /// Removes the orphans whose time is up.
+    pub fn expire(&mut self, now_us: u64) -> Vec<Change> {
+        if self.orphans == 0 {
+            return Vec::new();
+        }
+        let due = |entry: &Entry| matches!(entry.owner, Owner::Orphan { until_us } if until_us <= now_us);
+        let expired = self.entries.iter().filter(|(_, entry)| due(entry));
+        let expired: Vec<_> = expired
+            .map(|(id, entry)| (id.clone(), sent_clock(entry.sent(), 1)))
+            .collect();
+        expired.into_iter().map(|(id, clock)| self.remove(&id, clock)).collect()
+    }
+
+    /// Counts one more entry for a session, within its limit.
+    fn own(&mut self, session: SessionRef) -> Result<(), Rejected> {
+        let owned = self.owned.entry(session).or_insert(0);
+        if *owned as usize >= AWARENESS_ENTRIES_PER_CONNECTION_MAX {
+            return Err(Rejected::Limit);
+        }
+        *owned += 1;
+        Ok(())
+    }
+
+    fn disown(&mut self, session: SessionRef) {
+        if let Some(owned) = self.owned.get_mut(&session) {
+            *owned -= 1;
+            if *owned == 0 {
+                self.owned.remove(&session);
+            }
+        }
+    }
+
+    /// Makes `session` the owner; its clocks are lifted above what was sent last.
+    fn take_over(&mut self, session: SessionRef, client_id: &str, clock: u64) -> Result<(), Rejected> {
+        self.own(session)?;
+        let entry = self.entries.get_mut(client_id).expect("the caller looked it up");
+        entry.offset = sent_clock(entry.sent(), 1).saturating_sub(clock);
+        match std::mem::replace(&mut entry.owner, Owner::Connection(session)) {
+            Owner::Connection(before) => self.disown(before),
+            Owner::Orphan { .. } => self.orphans -= 1,
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, client_id: &str, clock: u64) -> Change {
+        let (client_id, entry) = self.entries.remove_entry(client_id).expect("the caller looked it up");
+        match entry.owner {
+            Owner::Connection(owner) => self.disown(owner),
+            Owner::Orphan { .. } => self.orphans -= 1,
+        }
+        Change {
+            client_id,
+            state: None,
+            clock,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ShardId, Slot};
+
+    fn session(slot: u32) -> SessionRef {
+        SessionRef::new(ShardId(0), Slot(slot), 0)
+    }
+
+    fn state(text: &'static str) -> Option<Bytes> {
+        Some(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn the_owner_must_advance_and_a_newcomer_takes_over() {
+        let mut presence = Presence::default();
+        assert_eq!(presence.update(session(1), "a", Some(5), state("{}")).unwrap().clock, 5);
+        assert_eq!(
+            presence.update(session(1), "a", Some(5), state("{}")),
+            Err(Rejected::Stale)
+        );
+        assert_eq!(presence.update(session(1), "a", None, state("{}")).unwrap().clock, 6);
+        let taken = presence.update(session(2), "a", Some(1), state("{}")).unwrap();
+        assert_eq!(taken.clock, 7, "the clock sent out keeps growing");
+        assert_eq!(presence.update(session(2), "a", Some(2), state("{}")).unwrap().clock, 8);
+        assert!(
+            presence.closed(session(1), true, 0, 10).is_empty(),
+            "the old owner answers for nothing"
+        );
+        assert_eq!(presence.len(), 1);
+    }
+
+    #[test]
+    fn leaving_is_announced_once() {
+        let mut presence = Presence::default();
+        presence.update(session(1), "a", Some(1), state("{}")).unwrap();
+        let gone = presence.update(session(1), "a", Some(2), None).unwrap();
+        assert_eq!((gone.state, gone.clock), (None, 2));
+        assert_eq!(presence.update(session(1), "a", Some(3), None), Err(Rejected::Stale));
+        presence.update(session(1), "a", Some(4), state("{}")).unwrap();
+        assert_eq!(presence.closed(session(1), true, 0, 10)[0].clock, 5);
+        assert!(presence.is_empty());
+    }
+
+    #[test]
+    fn orphans_wait_are_adopted_or_expire() {
+        let mut presence = Presence::default();
+        presence.update(session(1), "a", Some(1), state("{}")).unwrap();
+        presence.update(session(1), "b", Some(1), state("{}")).unwrap();
+        assert!(presence.closed(session(1), false, 100, 30).is_empty());
+        presence.adopt(session(2), "a");
+        assert!(presence.expire(129).is_empty());
+        let expired = presence.expire(130);
+        assert_eq!(expired.len(), 1);
+        assert_eq!(&*expired[0].client_id, "b");
+        assert!(!presence.has_orphans());
+        assert_eq!(presence.closed(session(2), true, 200, 30).len(), 1);
+    }
+
+    #[test]
+    fn entries_of_one_connection_are_bounded() {
+        let mut presence = Presence::default();
+        for client in 0..AWARENESS_ENTRIES_PER_CONNECTION_MAX {
+            presence
+                .update(session(1), &client.to_string(), None, state("{}"))
+                .unwrap();
+        }
+        assert_eq!(
+            presence.update(session(1), "more", None, state("{}")),
+            Err(Rejected::Limit)
+        );
+        presence.update(session(1), "0", None, None).unwrap();
+        assert!(presence.update(session(1), "more", None, state("{}")).is_ok());
+    }
+}

@@ -1,0 +1,510 @@
+//! From variables and flags to [`Config`]: one function per group of settings, in the order they are printed.
+
+use super::flags::Flags;
+use super::network::TrustedProxies;
+use super::production;
+use super::reader::{ConfigError, Origin, Reader};
+use super::settings::{
+    AuthConfig, Config, CorsOrigins, DemoLogin, DocumentPolicy, Environment, HttpConfig, JwtSecret, LimitsConfig,
+    RateLimitMode, Role, SocketChoice, SyncConfig,
+};
+use super::values::{self, Expected, Life};
+use rand::RngCore as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+const SECRET_BYTES_MIN: usize = 32;
+const MIB: u64 = 1 << 20;
+const DAY_S: u64 = 86_400;
+/// A shard number has ten bits.
+const SHARDS_MAX: u64 = 1023;
+/// Longest time span that is accepted where milliseconds are asked for: ten years, far from any overflow.
+const MILLISECONDS_MAX: u64 = 10 * 365 * DAY_S * 1000;
+/// How much longer the hard limit of a message is than the longest batch when the operator raised only the latter.
+const FRAME_MARGIN_BYTES: u64 = MIB;
+
+impl Config {
+    /// Reads all settings. `variables` looks up an environment variable; a flag beats its variable.
+    ///
+    /// # Errors
+    /// Everything that is invalid or refused, collected.
+    pub fn from_env(variables: impl Fn(&str) -> Option<String>, flags: &Flags) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(variables);
+        let environment = reader.value(
+            &["SYNCKIT_ENV", "ENVIRONMENT", "NODE_ENV", "ASPNETCORE_ENVIRONMENT"],
+            Environment::Development,
+            values::environment,
+            |environment| environment.name().to_owned(),
+        );
+        let (host, port) = listen(&mut reader, flags);
+        let shards = shards(&mut reader, flags);
+        let sockets = reader.value(
+            &["SYNCKIT_SOCKETS"],
+            SocketChoice::Auto,
+            values::sockets,
+            |choice| match choice {
+                SocketChoice::Auto => "auto".to_owned(),
+                SocketChoice::Direct => "direct".to_owned(),
+                SocketChoice::Ordinary => "ordinary".to_owned(),
+            },
+        );
+        let auth = auth(&mut reader, environment);
+        let http = http(&mut reader);
+        let limits = limits(&mut reader);
+        let sync = sync(&mut reader);
+        production::refuse_backends(&mut reader);
+        without_effect(&mut reader);
+        if environment == Environment::Production {
+            production::check(&mut reader, &auth, &http);
+        } else if !auth.jwt_secret.generated && production::is_known_secret(&auth.jwt_secret.bytes) {
+            reader
+                .warnings
+                .push("JWT_SECRET is public knowledge; production will refuse it".to_owned());
+        }
+        if !reader.problems.is_empty() {
+            return Err(ConfigError {
+                problems: reader.problems,
+            });
+        }
+        let Reader { settings, warnings, .. } = reader;
+        Ok(Self {
+            environment,
+            host,
+            port,
+            shards,
+            sockets,
+            auth,
+            http,
+            limits,
+            sync,
+            warnings,
+            settings,
+        })
+    }
+}
+
+fn listen<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, flags: &Flags) -> (IpAddr, u16) {
+    let url = reader.optional(&["SYNCKIT_SERVER_URL"], values::server_url);
+    let host = reader.optional(&["HOST"], values::host);
+    let port = reader.optional(&["PORT"], |text| {
+        values::number(text, 0, 65_535).map(|port| port as u16)
+    });
+
+    let url_host = url.map(|(name, (host, _))| (name, host));
+    let url_port = url.map(|(name, (_, port))| (name, port));
+    let (host, host_origin) = chosen(
+        ("--host", flags.host),
+        host.or(url_host),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    );
+    let (port, port_origin) = chosen(("--port", flags.port), port.or(url_port), 8080);
+    reader.describe("HOST", host.to_string(), host_origin);
+    reader.describe("PORT", port.to_string(), port_origin);
+    (host, port)
+}
+
+/// A flag beats a variable beats the default.
+fn chosen<T>(flag: (&'static str, Option<T>), variable: Option<(&'static str, T)>, default: T) -> (T, Origin) {
+    match (flag.1, variable) {
+        (Some(value), _) => (value, Origin::Flag(flag.0)),
+        (None, Some((name, value))) => (value, Origin::Variable(name)),
+        (None, None) => (default, Origin::Default),
+    }
+}
+
+fn shards<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, flags: &Flags) -> u16 {
+    let parse = |text: &str| values::number(text, 0, SHARDS_MAX).map(|shards| shards as u16);
+    let variable = reader.optional(&["SYNCKIT_SHARDS"], parse);
+    let (shards, origin) = chosen(("--shards", flags.shards), variable, 0);
+    let shown = if shards == 0 {
+        "one per core".to_owned()
+    } else {
+        shards.to_string()
+    };
+    reader.describe("SYNCKIT_SHARDS", shown, origin);
+    shards
+}
+
+fn auth<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, environment: Environment) -> AuthConfig {
+    // The family reads everything but "false" as "required", and a typo must not open the server (§7.1).
+    let required = reader.value(
+        &["SYNCKIT_AUTH_REQUIRED"],
+        true,
+        |text| {
+            Ok(!matches!(
+                text.to_ascii_lowercase().as_str(),
+                "false" | "0" | "no" | "off"
+            ))
+        },
+        bool::to_string,
+    );
+    let demo_default = if environment == Environment::Production {
+        DemoLogin::Off
+    } else {
+        DemoLogin::User
+    };
+    let jwt_secret = jwt_secret(reader);
+    let access_token_s = access_token_life(reader);
+    reader.value(
+        &["JWT_ALGORITHM"],
+        (),
+        |text| {
+            if text == "HS256" {
+                Ok(())
+            } else {
+                Err(Expected("HS256".to_owned()))
+            }
+        },
+        |()| "HS256".to_owned(),
+    );
+    AuthConfig {
+        required,
+        jwt_secret,
+        jwt_issuer: word(reader, "JWT_ISSUER"),
+        jwt_audience: word(reader, "JWT_AUDIENCE"),
+        access_token_s,
+        refresh_token_s: token_life(reader, "JWT_REFRESH_EXPIRES_IN", 7 * DAY_S),
+        public_key_file: path(reader, "JWT_PUBLIC_KEY_FILE"),
+        api_keys: api_keys(reader),
+        auth_timeout_ms: milliseconds(reader, &["SYNCKIT_AUTH_TIMEOUT_MS"], 10_000, 1),
+        close_on_token_expiry: switch(reader, "SYNCKIT_CLOSE_ON_TOKEN_EXPIRY", true),
+        url_token: switch(reader, "SYNCKIT_URL_TOKEN", true),
+        demo_login: reader.value(
+            &["SYNCKIT_DEMO_LOGIN"],
+            demo_default,
+            values::demo_login,
+            |mode| match mode {
+                DemoLogin::Off => "off".to_owned(),
+                DemoLogin::User => "user".to_owned(),
+                DemoLogin::Full => "full".to_owned(),
+            },
+        ),
+        users_file: path(reader, "SYNCKIT_USERS_FILE"),
+        document_policy: reader.value(
+            &["SYNCKIT_DOCUMENT_POLICY"],
+            DocumentPolicy::Open,
+            values::document_policy,
+            |policy| {
+                if *policy == DocumentPolicy::Open {
+                    "open".to_owned()
+                } else {
+                    "demo".to_owned()
+                }
+            },
+        ),
+        permission_prefixes: switch(reader, "SYNCKIT_PERMISSION_PREFIXES", false),
+    }
+}
+
+fn jwt_secret<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> JwtSecret {
+    // Taken as it is: other issuers sign with these very bytes, blanks included.
+    let Some((name, text)) = reader.untrimmed("JWT_SECRET") else {
+        let mut bytes = vec![0; SECRET_BYTES_MIN];
+        rand::rng().fill_bytes(&mut bytes);
+        reader.describe(
+            "JWT_SECRET",
+            "(random, valid until restart)".to_owned(),
+            Origin::Default,
+        );
+        return JwtSecret { bytes, generated: true };
+    };
+    if text.len() < SECRET_BYTES_MIN {
+        reader.invalid(name, "(hidden)", Expected(format!("at least {SECRET_BYTES_MIN} bytes")));
+    }
+    reader.describe("JWT_SECRET", "(set)".to_owned(), Origin::Variable(name));
+    JwtSecret {
+        bytes: text.into_bytes(),
+        generated: false,
+    }
+}
+
+/// `JWT_EXPIRES_IN`, or the Python server's `JWT_EXPIRATION_HOURS`.
+fn access_token_life<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> u64 {
+    const HOURS: &str = "JWT_EXPIRATION_HOURS";
+    let hours = reader.optional(&[HOURS], |text| values::number(text, 1, 10 * 365 * 24));
+    if reader.text(&["JWT_EXPIRES_IN"]).is_none()
+        && let Some((name, hours)) = hours
+    {
+        reader.describe("JWT_EXPIRES_IN", format!("{}s", hours * 3600), Origin::Variable(name));
+        return hours * 3600;
+    }
+    token_life(reader, "JWT_EXPIRES_IN", DAY_S)
+}
+
+fn token_life<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, name: &'static str, default_s: u64) -> u64 {
+    let default = Life {
+        seconds: default_s,
+        bare: false,
+    };
+    let life = reader.value(&[name], default, values::life, |life| format!("{}s", life.seconds));
+    if life.bare {
+        let seconds = life.seconds;
+        reader.warnings.push(format!(
+            "{name}={seconds} has no unit and is read as seconds; write {seconds}s"
+        ));
+    }
+    life.seconds
+}
+
+fn api_keys<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> Vec<super::ApiKey> {
+    const NAME: &str = "SYNCKIT_AUTH_APIKEYS";
+    let keys = match reader.text(&[NAME]).map(|(_, text)| values::api_keys(&text)) {
+        None => Vec::new(),
+        Some(Ok(keys)) => keys,
+        Some(Err(expected)) => {
+            reader.invalid(NAME, "(hidden)", expected);
+            Vec::new()
+        }
+    };
+    let count = |role: Role| keys.iter().filter(|key| key.role == role).count();
+    let shown = match keys.len() {
+        0 => "none".to_owned(),
+        _ => format!(
+            "{} admin, {} write, {} read",
+            count(Role::Admin),
+            count(Role::Write),
+            count(Role::Read)
+        ),
+    };
+    reader.describe(
+        NAME,
+        shown,
+        if keys.is_empty() {
+            Origin::Default
+        } else {
+            Origin::Variable(NAME)
+        },
+    );
+    keys
+}
+
+fn http<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> HttpConfig {
+    HttpConfig {
+        cors_origins: reader.value(
+            &["CORS_ORIGINS", "CORS_ORIGIN", "SYNCKIT_CORS_ORIGINS"],
+            CorsOrigins::Any,
+            values::cors_origins,
+            |origins| match origins {
+                CorsOrigins::Any => "*".to_owned(),
+                CorsOrigins::List(list) => list.join(","),
+            },
+        ),
+        trusted_proxies: trusted_proxies(reader),
+        requests_per_minute_max: count(reader, &["RATE_LIMIT_PER_MINUTE"], 600),
+        health_details: switch(reader, "SYNCKIT_HEALTH_DETAILS", false),
+        metrics_public: switch(reader, "SYNCKIT_METRICS_PUBLIC", false),
+        test_endpoints: switch(reader, "SYNCKIT_TEST_ENDPOINTS", false),
+        rooms_endpoint: switch(reader, "SYNCKIT_ROOMS_ENDPOINT", true),
+        memory_snapshots: switch(reader, "SYNCKIT_MEMORY_SNAPSHOTS", true),
+        anonymous_snapshot_delete: switch(reader, "SYNCKIT_ANONYMOUS_SNAPSHOT_DELETE", false),
+    }
+}
+
+fn trusted_proxies<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> TrustedProxies {
+    let networks = reader.optional(&["TRUSTED_PROXIES"], values::networks);
+    let hops = reader.optional(&["TRUSTED_PROXY_HOPS"], |text| {
+        values::number(text, 0, 16).map(|hops| hops as u8)
+    });
+    let (proxies, shown, origin) = match (networks, hops.filter(|(_, hops)| *hops > 0)) {
+        (Some((name, _)), Some(_)) => {
+            reader.refuse(
+                name,
+                "TRUSTED_PROXIES and TRUSTED_PROXY_HOPS are both set and would disagree about who the client is",
+                "set only one of them; TRUSTED_PROXIES is the safer one",
+            );
+            (TrustedProxies::None, String::new(), Origin::Default)
+        }
+        (Some((name, networks)), None) => {
+            let shown = networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            (TrustedProxies::Networks(networks), shown, Origin::Variable(name))
+        }
+        (None, Some((name, hops))) => (
+            TrustedProxies::Hops(hops),
+            format!("{hops} hops"),
+            Origin::Variable(name),
+        ),
+        (None, None) => (TrustedProxies::None, "none".to_owned(), Origin::Default),
+    };
+    reader.describe("TRUSTED_PROXIES", shown, origin);
+    proxies
+}
+
+fn limits<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> LimitsConfig {
+    let connections_max = reader.value(
+        &["WS_MAX_CONNECTIONS"],
+        0,
+        |text| values::number(text, 0, u64::from(u32::MAX)).map(|count| count as u32),
+        |count| {
+            if *count == 0 {
+                "from the descriptor limit".to_owned()
+            } else {
+                count.to_string()
+            }
+        },
+    );
+    let per_address = &["SYNCKIT_MAX_CONNECTIONS_PER_IP", "MAX_CONNECTIONS_PER_IP"];
+    let message_bytes_max = size(reader, "SYNCKIT_MAX_MESSAGE_SIZE", 2_000_000);
+    let batch_bytes_max = size(reader, "SYNCKIT_MAX_BATCH_SIZE", 16 * MIB);
+    LimitsConfig {
+        connections_max,
+        connections_per_address_max: count(reader, per_address, 50),
+        messages_per_minute_max: count(reader, &["SYNCKIT_MAX_MESSAGES_PER_MINUTE"], 500),
+        rate_limit_mode: reader.value(
+            &["SYNCKIT_RATE_LIMIT_MODE"],
+            RateLimitMode::Backpressure,
+            values::rate_limit_mode,
+            |mode| match mode {
+                RateLimitMode::Backpressure => "backpressure".to_owned(),
+                RateLimitMode::Reject => "reject".to_owned(),
+            },
+        ),
+        message_bytes_max,
+        batch_bytes_max,
+        frame_bytes_max: frame_size(reader, message_bytes_max.max(batch_bytes_max)),
+        document_bytes_max: size(reader, "SYNCKIT_MAX_DOC_SIZE", 10_485_760),
+        subscriptions_max: count(reader, &["SYNCKIT_MAX_SUBSCRIPTIONS"], 1000),
+        documents_max: count(reader, &["SYNCKIT_MAX_MEMORY_DOCS"], u32::MAX),
+        documents_per_address_max: count(reader, &["SYNCKIT_MAX_DOCS_PER_IP"], u32::MAX),
+        documents_per_address_per_hour_max: count(reader, &["SYNCKIT_MAX_DOCS_PER_HOUR"], u32::MAX),
+        send_queue_bytes_max: reader.value(
+            &["SYNCKIT_SEND_QUEUE_BYTES"],
+            8 * MIB,
+            // Without this bound one slow reader could take all memory, so it cannot be switched off.
+            |text| values::bytes(text, 65_536, 1 << 40),
+            u64::to_string,
+        ),
+    }
+}
+
+/// The hard limit must leave room for the soft ones, or clients would be closed where an error was promised.
+fn frame_size<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, longest_message: u64) -> u64 {
+    const NAME: &str = "SYNCKIT_MAX_FRAME_SIZE";
+    let default = (17 * MIB).max(longest_message.saturating_add(FRAME_MARGIN_BYTES));
+    let size = size(reader, NAME, default);
+    if size < longest_message {
+        reader.refuse(
+            NAME,
+            format!("the hard limit {size} is below the longest message or batch that is promised, {longest_message}"),
+            "raise it, or lower SYNCKIT_MAX_BATCH_SIZE and SYNCKIT_MAX_MESSAGE_SIZE",
+        );
+    }
+    size
+}
+
+fn sync<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> SyncConfig {
+    let tombstone_hours = reader.value(
+        &["SYNCKIT_TOMBSTONE_TTL_HOURS"],
+        24,
+        |text| values::number(text, 1, 10 * 365 * 24),
+        u64::to_string,
+    );
+    let heartbeat_interval_ms = milliseconds(reader, &["WS_HEARTBEAT_INTERVAL"], 30_000, 0);
+    let heartbeat_timeout_ms = match milliseconds(reader, &["WS_HEARTBEAT_TIMEOUT"], 60_000, 0) {
+        0 => u64::MAX,
+        timeout => timeout,
+    };
+    if heartbeat_interval_ms > 0 && heartbeat_timeout_ms <= heartbeat_interval_ms {
+        reader.refuse(
+            "WS_HEARTBEAT_TIMEOUT",
+            format!("{heartbeat_timeout_ms} ms is not above WS_HEARTBEAT_INTERVAL ({heartbeat_interval_ms} ms), so quiet clients would be closed before they are asked"),
+            "set it to twice the interval or more",
+        );
+    }
+    SyncConfig {
+        flush_window_ms: reader.value(
+            &["SYNC_BATCH_DELAY"],
+            4,
+            |text| values::number(text, 0, 60_000),
+            |window| format!("{window} ms"),
+        ),
+        tombstone_ttl_s: tombstone_hours * 3600,
+        awareness_timeout_ms: milliseconds(reader, &["AWARENESS_TIMEOUT_MS"], 30_000, 1),
+        heartbeat_interval_ms,
+        heartbeat_timeout_ms,
+    }
+}
+
+/// Settings of storage and clustering are checked, so that a typo does not wait for the version that uses them, but
+/// they change nothing in a memory-only server.
+fn without_effect<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) {
+    let words = |text: &str| match text {
+        "sync" | "async" => Ok(()),
+        _ => Err(Expected("sync or async".to_owned())),
+    };
+    let pool = |text: &str| values::number(text, 0, 10_000).map(drop);
+    let on_off = |text: &str| values::switch(text).map(drop);
+    let bridge = |text: &str| match text {
+        "off" | "csharp" => Ok(()),
+        _ => Err(Expected("off or csharp".to_owned())),
+    };
+    let seen = [
+        reader.optional(&["SYNCKIT_DURABILITY"], words),
+        reader.optional(&["SYNCKIT_DB_OPTIONAL"], on_off),
+        reader.optional(&["SYNCKIT_AUDIT_DELTAS"], on_off),
+        reader.optional(&["SYNCKIT_REDIS_BRIDGE"], bridge),
+        reader.optional(&["REDIS_CHANNEL_PREFIX"], |_| Ok(())),
+        reader.optional(&["DB_POOL_MIN", "DATABASE_POOL_MIN"], pool),
+        reader.optional(&["DB_POOL_MAX", "DATABASE_POOL_MAX"], pool),
+    ];
+    let names: Vec<&str> = seen.into_iter().flatten().map(|(name, ())| name).collect();
+    if !names.is_empty() {
+        reader
+            .warnings
+            .push(format!("without effect in a memory-only server: {}", names.join(", ")));
+    }
+}
+
+fn word<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, name: &'static str) -> Option<String> {
+    reader.value(
+        &[name],
+        None,
+        |text| Ok(Some(text.to_owned())),
+        |word| word.clone().unwrap_or("none".to_owned()),
+    )
+}
+
+fn path<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, name: &'static str) -> Option<PathBuf> {
+    word(reader, name).map(PathBuf::from)
+}
+
+fn switch<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, name: &'static str, default: bool) -> bool {
+    reader.value(&[name], default, values::switch, bool::to_string)
+}
+
+fn milliseconds<V: Fn(&str) -> Option<String>>(
+    reader: &mut Reader<V>,
+    names: &[&'static str],
+    default: u64,
+    min: u64,
+) -> u64 {
+    reader.value(
+        names,
+        default,
+        |text| values::number(text, min, MILLISECONDS_MAX),
+        |ms| format!("{ms} ms"),
+    )
+}
+
+/// A limit that counts; 0 switches it off.
+fn count<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, names: &[&'static str], default: u32) -> u32 {
+    let parse = |text: &str| match values::number(text, 0, u64::from(u32::MAX) - 1)? as u32 {
+        0 => Ok(u32::MAX),
+        limit => Ok(limit),
+    };
+    reader.value(names, default, parse, |limit| match *limit {
+        u32::MAX => "no limit".to_owned(),
+        limit => limit.to_string(),
+    })
+}
+
+/// A limit in bytes; 0 switches it off.
+fn size<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, name: &'static str, default: u64) -> u64 {
+    let parse = |text: &str| match values::bytes(text, 0, 1 << 40)? {
+        0 => Ok(u64::MAX),
+        limit => Ok(limit),
+    };
+    reader.value(&[name], default, parse, |limit| match *limit {
+        u64::MAX => "no limit".to_owned(),
+        limit => format!("{limit} bytes"),
+    })
+}

@@ -1,0 +1,29 @@
+//! What the operator chose: environment variables and flags turned into plain, checked data.
+//!
+//! [`Config::from_env`] is pure: it is handed a look-up function, so tests and the simulation need no process
+//! environment. It never falls back silently: a value it does not understand is an error that names the variable, the
+//! value and what would be accepted, and all errors are collected before the start is refused. An empty value counts as
+//! unset (docs/protocol.md §20). Reading key and user files is the business of [`files`], the only part with I/O.
+//!
+//! Secrets live only in the fields made for them. [`Config::describe`] leaves them out, errors never quote them, and
+//! their types print as `(hidden)`.
+
+pub mod files;
+mod flags;
+mod load;
+mod network;
+mod production;
+mod reader;
+mod settings;
+mod values;
+
+pub use flags::Flags;
+pub use network::{Network, TrustedProxies};
+pub use reader::{ConfigError, Origin, Problem, Setting};
+pub use settings::{
+    ApiKey, AuthConfig, Config, CorsOrigins, DemoLogin, DocumentPolicy, Environment, HttpConfig, JwtSecret,
+    LimitsConfig, RateLimitMode, Role, SocketChoice, SyncConfig,
+};
+
+#[cfg(test)]
+mod load_tests;

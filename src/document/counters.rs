@@ -1,0 +1,232 @@
+//! Counter operations (docs/protocol.md §12.3): which ones are repetitions, and what they add up to.
+//!
+//! Receivers add blindly, so every operation must be relayed exactly once. A batch that arrives twice is recognised by
+//! (client id, message id, element) for ten minutes. Totals per client id are kept for inspection. Both are bounded: the
+//! oldest operations are forgotten first, and clients beyond the bound share one total.
+
+use hashbrown::{HashMap, HashSet};
+use sha2::{Digest, Sha256};
+use std::collections::VecDeque;
+
+/// How long a repetition is recognised.
+const REMEMBERED_MS: u64 = 10 * 60 * 1000;
+
+/// Operations remembered per document (about 4 MiB).
+const REMEMBERED_MAX: usize = 65_536;
+
+/// Clients with a total of their own.
+const CLIENTS_MAX: usize = 10_000;
+
+/// Longer client ids share the common total, so that names cannot cost more than numbers.
+const CLIENT_ID_BYTES_MAX: usize = 256;
+
+/// One operation, as it stands in a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterOperation<'a> {
+    /// Who counts.
+    pub client_id: &'a str,
+    /// The batch; without one a repetition cannot be told from a new operation.
+    pub message_id: Option<&'a str>,
+    /// Position in the batch.
+    pub element: u32,
+    /// What is added; a decrement has the sign of the wire and `decrement` set.
+    pub value: f64,
+    /// Whether `value` is taken away.
+    pub decrement: bool,
+}
+
+/// Whether an operation is to be relayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Counted {
+    /// New: relay it to the others.
+    Fresh,
+    /// Seen before: acknowledge it, and do nothing.
+    Repeated,
+}
+
+/// What one client has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Total {
+    /// Sum of increments.
+    pub increments: f64,
+    /// Sum of decrements.
+    pub decrements: f64,
+}
+
+/// Totals and memory of one document's counter. Times are monotonic milliseconds.
+#[derive(Default)]
+pub struct Counters {
+    totals: HashMap<Box<str>, Total>,
+    others: Total,
+    remembered: HashSet<u128>,
+    order: VecDeque<(u64, u128)>,
+}
+
+impl Counters {
+    /// Counts one operation unless it is a repetition.
+    pub fn apply(&mut self, now_ms: u64, operation: CounterOperation<'_>) -> Counted {
+        self.expire(now_ms);
+        if let Some(message_id) = operation.message_id {
+            let fingerprint = fingerprint(operation.client_id, message_id, operation.element);
+            if !self.remembered.insert(fingerprint) {
+                return Counted::Repeated;
+            }
+            self.order.push_back((now_ms, fingerprint));
+            if self.order.len() > REMEMBERED_MAX {
+                self.forget_oldest();
+            }
+        }
+        let total = self.total_mut(operation.client_id);
+        let sum = if operation.decrement {
+            &mut total.decrements
+        } else {
+            &mut total.increments
+        };
+        // A sum that overflowed to infinity could not be stored as JSON.
+        *sum = (*sum + operation.value).clamp(f64::MIN, f64::MAX);
+        Counted::Fresh
+    }
+
+    /// The total of every client that has one, and of all others together.
+    pub fn totals(&self) -> (impl Iterator<Item = (&str, Total)>, Total) {
+        (
+            self.totals.iter().map(|(client, total)| (&**client, *total)),
+            self.others,
+        )
+    }
+
+    /// All increments minus all decrements.
+    pub fn value(&self) -> f64 {
+        self.totals
+            .values()
+            .chain([&self.others])
+            .map(|total| total.increments - total.decrements)
+            .sum()
+    }
+
+    /// Forgets operations older than ten minutes.
+    pub fn expire(&mut self, now_ms: u64) {
+        while self
+            .order
+            .front()
+            .is_some_and(|oldest| oldest.0 + REMEMBERED_MS < now_ms)
+        {
+            self.forget_oldest();
+        }
+    }
+
+    /// What the counter costs in memory.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.totals.allocation_size()
+            + self.totals.keys().map(|client| client.len()).sum::<usize>()
+            + self.remembered.allocation_size()
+            + self.order.capacity() * size_of::<(u64, u128)>()
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, fingerprint)) = self.order.pop_front() {
+            self.remembered.remove(&fingerprint);
+        }
+    }
+
+    fn total_mut(&mut self, client_id: &str) -> &mut Total {
+        let full = self.totals.len() >= CLIENTS_MAX || client_id.len() > CLIENT_ID_BYTES_MAX;
+        if full && !self.totals.contains_key(client_id) {
+            return &mut self.others;
+        }
+        self.totals.entry(client_id.into()).or_default()
+    }
+}
+
+/// 128 bits of SHA-256: a collision would swallow somebody's count, so it must not be makeable on purpose either.
+fn fingerprint(client_id: &str, message_id: &str, element: u32) -> u128 {
+    let mut hash = Sha256::new();
+    hash.update((client_id.len() as u64).to_le_bytes());
+    hash.update(client_id);
+    hash.update(element.to_le_bytes());
+    hash.update(message_id);
+    let digest: [u8; 32] = hash.finalize().into();
+    u128::from_le_bytes(std::array::from_fn(|at| digest[at]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn increment<'a>(client_id: &'a str, message_id: &'a str, element: u32) -> CounterOperation<'a> {
+        CounterOperation {
+            client_id,
+            message_id: Some(message_id),
+            element,
+            value: 1.0,
+            decrement: false,
+        }
+    }
+
+    #[test]
+    fn a_repeated_batch_counts_once_for_ten_minutes() {
+        let mut counters = Counters::default();
+        for element in 0..3 {
+            assert_eq!(counters.apply(5, increment("a", "m1", element)), Counted::Fresh);
+        }
+        for element in 0..3 {
+            assert_eq!(
+                counters.apply(5 + REMEMBERED_MS, increment("a", "m1", element)),
+                Counted::Repeated
+            );
+        }
+        assert_eq!(counters.value(), 3.0);
+        assert_eq!(
+            counters.apply(6 + REMEMBERED_MS, increment("a", "m1", 0)),
+            Counted::Fresh
+        );
+        assert_eq!(counters.order.len(), 1);
+    }
+
+    #[test]
+    fn client_message_and_element_do_not_run_together() {
+        let mut counters = Counters::default();
+        for (client, message) in [("a", "bc"), ("ab", "c"), ("", "abc"), ("abc", "")] {
+            assert_eq!(
+                counters.apply(0, increment(client, message, 0)),
+                Counted::Fresh,
+                "{client} {message}"
+            );
+        }
+        let nameless = CounterOperation {
+            message_id: None,
+            decrement: true,
+            ..increment("a", "", 0)
+        };
+        assert_eq!(counters.apply(0, nameless), Counted::Fresh);
+        assert_eq!(counters.apply(0, nameless), Counted::Fresh);
+        assert_eq!(counters.value(), 2.0);
+        let (mut totals, _) = counters.totals();
+        assert!(totals.any(|total| total
+            == (
+                "a",
+                Total {
+                    increments: 1.0,
+                    decrements: 2.0
+                }
+            )));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut counters = Counters::default();
+        for element in 0..REMEMBERED_MAX as u32 + 10 {
+            assert_eq!(counters.apply(0, increment("a", "m", element)), Counted::Fresh);
+        }
+        assert_eq!(counters.remembered.len(), REMEMBERED_MAX);
+        assert_eq!(counters.order.len(), REMEMBERED_MAX);
+        assert_eq!(counters.apply(0, increment("a", "m", 11)), Counted::Repeated);
+        for client in 0..CLIENTS_MAX + 5 {
+            let _ = counters.apply(0, increment(&format!("c{client}"), "m", 0));
+        }
+        assert_eq!(counters.totals.len(), CLIENTS_MAX);
+        assert_eq!(counters.others.increments, 6.0);
+    }
+}

@@ -1,0 +1,477 @@
+//! Field documents: who wins when several clients write one field, and which clock each of them is sent.
+//!
+//! A [`Document`] is owned by one shard. It takes writes, marks fields dirty, and at the flush says per field what every
+//! subscriber is to be told. It knows no socket, no frame and no text; values are encoded JSON that it never decodes,
+//! except to recognise a deletion (an object with `__deleted` equal to `true`).
+//!
+//! The rules are those of docs/protocol.md §9.3 (winner), §9.4 (clocks), §9.6 (tombstones) and §10 (dirty set).
+//! Invariants, each checked by the seeded simulation in `tests/lww_simulation.rs`:
+//!
+//! - (a) after quiescence every client that runs the SDK's own last-write-wins shows the document's value;
+//! - (b) the echo of a client's own write never replaces a newer local edit of that client;
+//! - (c) every clock sent is a non-empty map of integers below 2^53;
+//! - (d) the stamp of a field never decreases, and the document's clock `L` is at least every stamp.
+//!
+//! Beside the fields live two kinds of operations that documents carry but fields do not: set membership ([`sets`]) and
+//! counter totals ([`counters`]).
+//!
+//! What can fail: a write that would exceed a [`Limits`] entry is refused by [`Document::check`] before anything is applied.
+
+pub mod counters;
+mod flush;
+mod key;
+mod record;
+pub mod sets;
+mod synced;
+mod tombstone;
+mod write;
+mod writers;
+
+pub use flush::{AuthorClock, FlushedField, SentClock};
+pub use key::{json_key, name_of_key};
+pub use tombstone::{TOMBSTONE_JSON, is_tombstone};
+pub use write::{ClockView, DocumentLimit, Limits, Verdict, Write};
+
+use crate::ids::SessionRef;
+use bytes::Bytes;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use record::{Author, Record};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use synced::Synced;
+use tombstone::Graveyard;
+use write::Stamped;
+use writers::Writers;
+
+/// The greatest clock value that counts. Anything above is ignored: a hostile 2^53 would freeze the document, because no
+/// client could ever count past it.
+pub const CLOCK_VALUE_MAX: u64 = 1 << 50;
+
+/// How far a client's wall clock may run ahead of the server's before it is cut back.
+const TIMESTAMP_LEAD_MAX_MS: u64 = 1000;
+
+/// Dirty lists longer than this give their memory back after a flush, so that a document at rest stays small.
+const DIRTY_CAPACITY_KEPT: usize = 64;
+
+/// The fields of one document, with the clock that orders them.
+///
+/// At rest it owns: one record of 96 bytes per field plus its name and value, five bytes of index per field, 16 bytes per
+/// subscriber that got a `sync_response`, and the encoded state if somebody asked for it since the last change.
+pub struct Document {
+    id: Arc<str>,
+    /// `L` of §9.4: at least every stamp ever given out and every countable clock value ever received.
+    clock: u64,
+    records: Vec<Record>,
+    /// Positions in `records`, hashed by the escaped name.
+    index: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    writers: Writers,
+    synced: Synced,
+    graveyard: Graveyard,
+    /// The greatest stamp of a tombstone that was dropped: a catch-up from before it cannot be complete.
+    forgotten_stamp: u64,
+    /// Positions of the fields that have the dirty flag, each once.
+    dirty: Vec<u32>,
+    /// Marks for one connection only (it lost and must be told), by position. May hold duplicates until the flush.
+    forced: Vec<(u32, SessionRef)>,
+    live: u32,
+    /// Sum over live fields of `"name":value`.
+    live_bytes: usize,
+    /// Heap bytes of all names and values.
+    heap_bytes: usize,
+    state: Option<Bytes>,
+}
+
+const _: () = assert!(size_of::<Document>() <= 384, "a document at rest grew");
+
+impl Document {
+    /// An empty document. Its clock starts at the wall clock, so that stamps keep growing over a restart without storage.
+    pub fn new(id: impl Into<Arc<str>>, now_unix_ms: u64) -> Self {
+        Self {
+            id: id.into(),
+            clock: now_unix_ms.min(CLOCK_VALUE_MAX),
+            records: Vec::new(),
+            index: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            writers: Writers::default(),
+            synced: Synced::default(),
+            graveyard: Graveyard::default(),
+            forgotten_stamp: 0,
+            dirty: Vec::new(),
+            forced: Vec::new(),
+            live: 0,
+            live_bytes: 0,
+            heap_bytes: 0,
+            state: None,
+        }
+    }
+
+    /// The document's id.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// `L`: what a client of this document has been told at most.
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// Number of live fields.
+    pub fn field_count(&self) -> usize {
+        self.live as usize
+    }
+
+    /// Number of tombstones kept.
+    pub fn tombstone_count(&self) -> usize {
+        self.records.len() - self.live as usize
+    }
+
+    /// The live value of a field as JSON text; `None` if the field is absent or deleted.
+    pub fn value(&self, name: &str) -> Option<&[u8]> {
+        let escaped = key::escape(name);
+        self.position(self.hash(&escaped), &escaped)
+            .and_then(|at| self.records[at].value.as_deref())
+    }
+
+    /// Whether all of `writes` (distinct names) fit. A delta is atomic: the caller checks it whole, then writes each field.
+    ///
+    /// Writes that do not make the document larger always pass, so that a full document can be emptied.
+    pub fn check(&self, limits: &Limits, writes: &[Write<'_>]) -> Result<(), DocumentLimit> {
+        let mut growth = 0;
+        for write in writes {
+            let name = write.name();
+            if limits.name_bytes_max != 0 && name.len() > limits.name_bytes_max {
+                return Err(DocumentLimit::NameTooLong {
+                    bytes: name.len(),
+                    max: limits.name_bytes_max,
+                });
+            }
+            // A name can grow sixfold by escaping; quotes, colon and comma make four more.
+            growth += name.len() * 6 + 4 + write.value().len();
+        }
+        let bytes_max = if limits.document_bytes_max == 0 {
+            usize::MAX
+        } else {
+            limits.document_bytes_max
+        };
+        let records_max = if limits.records_max == 0 {
+            usize::MAX
+        } else {
+            limits.records_max
+        };
+        // Usually the worst case fits, and no field has to be looked up.
+        if self.encoded_bytes() + growth <= bytes_max && self.records.len() + writes.len() <= records_max {
+            return Ok(());
+        }
+        self.check_exactly(writes, bytes_max, records_max)
+    }
+
+    fn check_exactly(&self, writes: &[Write<'_>], bytes_max: usize, records_max: usize) -> Result<(), DocumentLimit> {
+        let (mut bytes, mut live, mut records) = (self.live_bytes, self.field_count(), self.records.len());
+        for write in writes {
+            let escaped = key::escape(write.name());
+            match self.position(self.hash(&escaped), &escaped) {
+                None => records += 1,
+                Some(at) if self.records[at].is_live() => {
+                    bytes -= self.records[at].live_bytes();
+                    live -= 1;
+                }
+                Some(_) => {}
+            }
+            if !is_tombstone(write.value()) {
+                bytes += escaped.len() + 3 + write.value().len();
+                live += 1;
+            }
+        }
+        let bytes = encoded_len(bytes, live);
+        if bytes > bytes_max && bytes > self.encoded_bytes() {
+            return Err(DocumentLimit::TooLarge { bytes, max: bytes_max });
+        }
+        if records > records_max && records > self.records.len() {
+            return Err(DocumentLimit::TooManyFields {
+                fields: records,
+                max: records_max,
+            });
+        }
+        Ok(())
+    }
+
+    /// Applies one write by `session` (§9.3) and marks the field: for everybody if it won, for `session` alone if it lost.
+    pub fn write(&mut self, now_unix_ms: u64, session: SessionRef, write: Write<'_>) -> Verdict {
+        let stamped = Stamped::of(&write, now_unix_ms);
+        self.step(stamped.greatest);
+        let value = Some(write.value()).filter(|value| !is_tombstone(value));
+        let escaped = key::escape(write.name());
+        let hash = self.hash(&escaped);
+        let Some(at) = self.position(hash, &escaped) else {
+            let at = self.insert(hash, &escaped, stamped.timestamp_ms, value);
+            self.attribute(at, session, &stamped, 0);
+            self.after_win(now_unix_ms, at);
+            return Verdict::Won;
+        };
+        let record = &self.records[at];
+        if !stamped.wins_over(record, self.writers.name(record.author.writer)) {
+            self.mark_lost(at, session);
+            return Verdict::Lost;
+        }
+        let seen = if record.author.is(session) {
+            record.author.seen
+        } else {
+            record.stamp
+        };
+        if !record.is_live() {
+            self.graveyard.risen();
+        }
+        self.set_value(at, value);
+        let record = &mut self.records[at];
+        record.timestamp_ms = record.timestamp_ms.max(stamped.timestamp_ms);
+        record.lam = self.clock;
+        record.stamp = self.clock;
+        self.attribute(at, session, &stamped, seen);
+        self.after_win(now_unix_ms, at);
+        Verdict::Won
+    }
+
+    /// Counts `L` up past `greatest` and returns it: one accepted operation. Set operations take their order from it too.
+    pub fn step(&mut self, greatest: u64) -> u64 {
+        self.raise_clock(greatest);
+        self.clock += 1;
+        self.clock
+    }
+
+    /// Takes over a clock value that a client has seen (`sync_request`). Values above [`CLOCK_VALUE_MAX`] are ignored.
+    pub fn raise_clock(&mut self, value: u64) {
+        if value <= CLOCK_VALUE_MAX {
+            self.clock = self.clock.max(value);
+        }
+    }
+
+    /// A `sync_response` goes to `session`: returns the value its clock must have, and remembers it.
+    ///
+    /// It jumps to the wall clock because it must also pass the counters of batches the client sent but the network lost.
+    pub fn synced(&mut self, now_unix_ms: u64, session: SessionRef) -> u64 {
+        self.clock = (self.clock + 1).max(now_unix_ms.min(CLOCK_VALUE_MAX));
+        self.synced.insert(session, self.clock);
+        self.clock
+    }
+
+    /// The session unsubscribed or ended. Its records keep its name: a session reference is never reused.
+    pub fn left(&mut self, session: SessionRef) {
+        self.synced.remove(session);
+    }
+
+    /// The live fields as one JSON object, shared until the next change.
+    pub fn state_json(&mut self) -> Bytes {
+        if let Some(state) = &self.state {
+            return state.clone();
+        }
+        let mut json = Vec::with_capacity(self.encoded_bytes());
+        json.push(b'{');
+        for record in &self.records {
+            let Some(value) = &record.value else { continue };
+            if json.len() > 1 {
+                json.push(b',');
+            }
+            json.extend_from_slice(record.key.as_bytes());
+            json.push(b':');
+            json.extend_from_slice(value);
+        }
+        json.push(b'}');
+        debug_assert_eq!(json.len(), self.encoded_bytes());
+        let state = Bytes::from(json);
+        self.state = Some(state.clone());
+        state
+    }
+
+    /// Length of [`Document::state_json`], which is what the document size limit counts.
+    pub fn encoded_bytes(&self) -> usize {
+        encoded_len(self.live_bytes, self.field_count())
+    }
+
+    /// What the document costs in memory, allocation headers included, without walking it.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.records.capacity() * size_of::<Record>()
+            + self.index.allocation_size()
+            + self.heap_bytes
+            + self.writers.memory_bytes()
+            + self.synced.memory_bytes()
+            + self.graveyard.memory_bytes()
+            + self.dirty.capacity() * size_of::<u32>()
+            + self.forced.capacity() * size_of::<(u32, SessionRef)>()
+            + self.state.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// Names (escaped, quoted) of the newest tombstones, newest first, at most `count_max`.
+    pub fn tombstones_newest(&self, count_max: usize) -> impl Iterator<Item = &Arc<str>> {
+        self.graveyard
+            .newest()
+            .filter(|grave| self.is_buried(&grave.key, grave.lam))
+            .take(count_max)
+            .map(|grave| &grave.key)
+    }
+
+    /// Drops tombstones older than `limits.tombstone_ttl_ms`, and the oldest beyond `limits.tombstones_max`. Does nothing
+    /// while fields are dirty: a deletion that nobody was told of must not be forgotten.
+    pub fn expire_tombstones(&mut self, now_unix_ms: u64, limits: &Limits) {
+        if !self.dirty() {
+            self.drop_tombstones(
+                now_unix_ms.saturating_sub(limits.tombstone_ttl_ms),
+                limits.tombstones_max,
+            );
+        }
+    }
+
+    fn drop_tombstones(&mut self, kept_since_ms: u64, count_max: usize) {
+        while let Some(grave) = self.graveyard.oldest() {
+            let (key, lam) = (grave.key.clone(), grave.lam);
+            let current = self.is_buried(&key, lam);
+            if current && grave.at_ms >= kept_since_ms && self.graveyard.count() <= count_max {
+                break;
+            }
+            self.graveyard.remove_oldest();
+            if current {
+                self.graveyard.risen();
+                self.forget(&key);
+            }
+        }
+        if self.graveyard.is_cluttered() {
+            let mut graveyard = std::mem::take(&mut self.graveyard);
+            graveyard.retain(|grave| self.is_buried(&grave.key, grave.lam));
+            self.graveyard = graveyard;
+        }
+    }
+
+    /// Whether the tombstone that was buried with this `lam` is still the field's record.
+    fn is_buried(&self, key: &str, lam: u64) -> bool {
+        let escaped = key::inner(key);
+        self.position(self.hash(escaped), escaped).is_some_and(|at| {
+            let record = &self.records[at];
+            record.lam == lam && !record.is_live()
+        })
+    }
+
+    fn forget(&mut self, key: &str) {
+        let escaped = key::inner(key);
+        let hash = self.hash(escaped);
+        let found = self
+            .index
+            .find_entry(hash, |&at| key::inner(&self.records[at as usize].key) == escaped);
+        let Ok(entry) = found else { return };
+        let at = entry.remove().0 as usize;
+        let record = self.records.swap_remove(at);
+        self.heap_bytes -= record.heap_bytes();
+        self.forgotten_stamp = self.forgotten_stamp.max(record.stamp);
+        if at < self.records.len() {
+            // The last record took the place of the removed one; its index entry still names the old place.
+            let moved_from = self.records.len() as u32;
+            let hash = self.hash(key::inner(&self.records[at].key));
+            let entry = self.index.find_mut(hash, |&position| position == moved_from);
+            *entry.expect("every record has an index entry") = at as u32;
+        }
+    }
+
+    fn hash(&self, escaped: &str) -> u64 {
+        self.hasher.hash_one(escaped)
+    }
+
+    fn position(&self, hash: u64, escaped: &str) -> Option<usize> {
+        self.index
+            .find(hash, |&at| key::inner(&self.records[at as usize].key) == escaped)
+            .map(|&at| at as usize)
+    }
+
+    /// A new record, born now, with nobody's name on it yet.
+    fn insert(&mut self, hash: u64, escaped: &str, timestamp_ms: u64, value: Option<&[u8]>) -> usize {
+        let at = self.records.len();
+        let place = u32::try_from(at).expect("the document size limit keeps the number of fields below 2^32");
+        let record = Record {
+            key: key::quoted(escaped),
+            value: None,
+            timestamp_ms,
+            lam: self.clock,
+            stamp: self.clock,
+            born: self.clock,
+            author: Author::nobody(),
+        };
+        self.heap_bytes += record.heap_bytes();
+        self.records.push(record);
+        let (records, hasher) = (&self.records, &self.hasher);
+        self.index.insert_unique(hash, place, |&at| {
+            hasher.hash_one(key::inner(&records[at as usize].key))
+        });
+        self.set_value(at, value);
+        at
+    }
+
+    fn set_value(&mut self, at: usize, value: Option<&[u8]>) {
+        let record = &mut self.records[at];
+        if record.value.as_deref() == value {
+            return;
+        }
+        self.state = None;
+        if record.is_live() {
+            self.live -= 1;
+            self.live_bytes -= record.live_bytes();
+        }
+        self.heap_bytes -= record.heap_bytes();
+        record.value = value.map(Arc::from);
+        self.heap_bytes += record.heap_bytes();
+        if record.is_live() {
+            self.live += 1;
+            self.live_bytes += record.live_bytes();
+        }
+    }
+
+    fn attribute(&mut self, at: usize, session: SessionRef, stamped: &Stamped<'_>, seen: u64) {
+        let previous = self.records[at].author.writer;
+        let writer = stamped.client_id.map(|client_id| {
+            self.writers.intern(client_id, previous, || {
+                self.records.iter().filter_map(|record| record.author.writer)
+            })
+        });
+        if let Some(Some(remapped)) = writer.as_ref().map(|interned| interned.remapped.as_ref()) {
+            for record in &mut self.records {
+                record.author.writer = record.author.writer.map(|old| remapped[old.index()]);
+            }
+        }
+        let author = &mut self.records[at].author;
+        author.writer = writer.map(|interned| interned.id);
+        author.own = stamped.own;
+        author.seen = seen;
+        author.set_session(session);
+    }
+
+    fn after_win(&mut self, now_unix_ms: u64, at: usize) {
+        let record = &mut self.records[at];
+        if !record.is_live() {
+            self.graveyard.bury(now_unix_ms, record.lam, record.key.clone());
+        }
+        record.author.for_all = true;
+        self.mark_dirty(at);
+    }
+
+    fn mark_lost(&mut self, at: usize, session: SessionRef) {
+        let record = &mut self.records[at];
+        record.stamp = self.clock;
+        if record.author.is(session) {
+            record.author.seen = self.clock;
+        }
+        self.forced.push((at as u32, session));
+        self.mark_dirty(at);
+    }
+
+    fn mark_dirty(&mut self, at: usize) {
+        if !std::mem::replace(&mut self.records[at].author.dirty, true) {
+            self.dirty.push(at as u32);
+        }
+    }
+}
+
+/// Length of the JSON object: braces, and a comma between fields.
+fn encoded_len(live_bytes: usize, live: usize) -> usize {
+    2 + live_bytes + live.saturating_sub(1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,20 @@
+//! SyncKit server for bare-metal Linux: every core runs an isolated executor that owns a shard of the documents.
+
+pub mod auth;
+pub mod awareness;
+pub mod clock;
+pub mod config;
+pub mod document;
+pub mod handler;
+pub mod http;
+pub mod ids;
+pub mod json;
+pub mod limits;
+pub mod log;
+pub mod protocol;
+pub mod runtime;
+pub mod server;
+pub mod session;
+pub mod shard;
+pub mod text;
+pub mod websocket;

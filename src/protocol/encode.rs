@@ -1,0 +1,246 @@
+//! One server message to the bytes of one WebSocket frame.
+//!
+//! A message is a WebSocket header, in binary encoding the 13-byte header, and a JSON object. The object is written
+//! member by member into a scratch buffer; [`Encoder::finish`] puts the headers before it. Large parts that many
+//! connections share (a document's state, a field's value) are not copied into the scratch: they go between
+//! [`Encoder::finish_head`] and [`Encoder::tail`] as shared bytes.
+
+use super::Encoding;
+use super::envelope::HEADER_BYTES;
+use super::kind::{BATCH_CODE_GO, Kind};
+use crate::json::{Raw, write_string, write_u64};
+use crate::websocket::{Opcode, frame_header};
+use std::ops::Range;
+
+/// Everything about a connection that changes how a message to it is written. Connections with equal styles can share
+/// bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Style(u8);
+
+impl Style {
+    /// JSON text frames instead of binary frames.
+    pub const JSON: Style = Style(1);
+    /// `docId` beside `documentId`, and field changes as one map.
+    pub const DOC_ID: Style = Style(2);
+    /// `type` and `timestamp` inside binary payloads too.
+    pub const DESCRIBED: Style = Style(4);
+    /// `delta` and `vectorClock` beside `field`, `value` and `clock` (C# clients in JSON).
+    pub const VECTOR_CLOCK: Style = Style(8);
+    /// Batches under code 0x22.
+    pub const GO_BATCH: Style = Style(16);
+    /// How many different styles there are.
+    pub const COUNT: usize = 32;
+
+    /// The style with `other` added.
+    #[must_use]
+    pub fn with(self, other: Style) -> Style {
+        Style(self.0 | other.0)
+    }
+
+    /// The style with `other` taken away.
+    #[must_use]
+    pub fn without(self, other: Style) -> Style {
+        Style(self.0 & !other.0)
+    }
+
+    /// Whether all of `other` is set.
+    pub fn has(self, other: Style) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Which encoding it stands for.
+    pub fn encoding(self) -> Encoding {
+        if self.has(Style::JSON) {
+            Encoding::Json
+        } else {
+            Encoding::Binary
+        }
+    }
+
+    /// For tables of [`Style::COUNT`] entries.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// Whether the payload carries `type` and `timestamp` (protocol §2.6).
+    fn carries_envelope(self) -> bool {
+        self.0 & (Style::JSON.0 | Style::DESCRIBED.0 | Style::DOC_ID.0) != 0
+    }
+}
+
+/// The `id` of a server message.
+#[derive(Clone, Copy, Debug)]
+pub enum MessageId<'a> {
+    /// The id of the request it answers: a JSON string or number as received.
+    Request(Raw<'a>),
+    /// Made by the server: time, shard and a number that is never given twice.
+    Made {
+        /// Unix milliseconds.
+        unix_ms: u64,
+        /// The shard that made it.
+        shard: u16,
+        /// Counts within the shard.
+        serial: u64,
+    },
+}
+
+impl MessageId<'_> {
+    /// Writes the id as a JSON string.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            MessageId::Request(raw) if raw.is_string() => out.extend_from_slice(raw.text().as_bytes()),
+            MessageId::Request(raw) => write_string(out, raw.text()),
+            MessageId::Made { unix_ms, shard, serial } => {
+                out.push(b'"');
+                write_u64(out, *unix_ms);
+                out.push(b'-');
+                write_u64(out, u64::from(*shard));
+                out.push(b'-');
+                write_u64(out, *serial);
+                out.push(b'"');
+            }
+        }
+    }
+}
+
+/// Writes messages; keeps its scratch buffer between them.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    body: Vec<u8>,
+    /// Where the message's id stands in the body.
+    id: Range<usize>,
+}
+
+/// A scratch buffer that had to grow beyond this is given back after the message.
+const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
+
+impl Encoder {
+    /// Starts a message: `{`, the envelope where the style has one, and the id.
+    pub fn begin(&mut self, style: Style, kind: Kind, unix_ms: u64, id: MessageId<'_>) {
+        self.body.clear();
+        if self.body.capacity() > SCRATCH_BYTES_KEPT {
+            self.body = Vec::new();
+        }
+        self.body.push(b'{');
+        if style.carries_envelope() {
+            self.body.extend_from_slice(b"\"type\":\"");
+            self.body.extend_from_slice(kind.name().as_bytes());
+            self.body.extend_from_slice(b"\",\"timestamp\":");
+            write_u64(&mut self.body, unix_ms);
+            self.body.push(b',');
+        }
+        self.body.extend_from_slice(b"\"id\":");
+        let start = self.body.len();
+        id.write(&mut self.body);
+        self.id = start..self.body.len();
+    }
+
+    /// A member with the message's own id as value: answers carry the id of their request twice (protocol §5).
+    pub fn repeat_id(&mut self, name: &'static str) {
+        let id = self.id.clone();
+        self.member(name);
+        self.body.extend_from_within(id);
+    }
+
+    /// Starts a member; its value is then written through the returned buffer.
+    pub fn member(&mut self, name: &'static str) -> &mut Vec<u8> {
+        self.body.extend_from_slice(b",\"");
+        self.body.extend_from_slice(name.as_bytes());
+        self.body.extend_from_slice(b"\":");
+        &mut self.body
+    }
+
+    /// A member whose value is JSON already.
+    pub fn raw(&mut self, name: &'static str, value: &[u8]) {
+        self.member(name).extend_from_slice(value);
+    }
+
+    /// Raw bytes at this place, for what closes a nested value.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.body.extend_from_slice(bytes);
+    }
+
+    /// A string member.
+    pub fn string(&mut self, name: &'static str, value: &str) {
+        write_string(self.member(name), value);
+    }
+
+    /// A number member.
+    pub fn number(&mut self, name: &'static str, value: u64) {
+        write_u64(self.member(name), value);
+    }
+
+    /// `documentId`, and `docId` for those who know that name. Ids need no escaping (protocol §5.2), but refused ones
+    /// are echoed too.
+    pub fn document(&mut self, style: Style, id: &str) {
+        if style.has(Style::DOC_ID) {
+            self.string("docId", id);
+        }
+        self.string("documentId", id);
+    }
+
+    /// `"clock":{"server":n}` and, for connections whose client id is known, that id with the same number.
+    /// `client_key` is the id as an escaped JSON string.
+    pub fn clock(&mut self, name: &'static str, stamp: u64, client_key: Option<&str>) {
+        let body = self.member(name);
+        body.extend_from_slice(b"{\"server\":");
+        write_u64(body, stamp);
+        if let Some(key) = client_key.filter(|key| *key != "\"server\"") {
+            body.push(b',');
+            body.extend_from_slice(key.as_bytes());
+            body.push(b':');
+            write_u64(body, stamp);
+        }
+        body.push(b'}');
+    }
+
+    /// Bytes written so far.
+    pub fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Ends the message and appends the complete frame to `out`.
+    pub fn finish(&mut self, style: Style, kind: Kind, unix_ms: u64, out: &mut Vec<u8>) {
+        self.body.push(b'}');
+        write_headers(style, kind, unix_ms, self.body.len(), out);
+        out.extend_from_slice(&self.body);
+    }
+
+    /// Ends the part before shared bytes: appends headers and what was written so far to `out`. `rest_bytes` is what
+    /// follows, shared bytes and tail together.
+    pub fn finish_head(&mut self, style: Style, kind: Kind, unix_ms: u64, rest_bytes: usize, out: &mut Vec<u8>) {
+        write_headers(style, kind, unix_ms, self.body.len() + rest_bytes, out);
+        out.extend_from_slice(&self.body);
+        self.body.clear();
+    }
+
+    /// Begins the part behind shared bytes in a separate message body; used before [`Encoder::finish_head`] so that
+    /// its length is known. Returns what was written by `write`, closing brace included.
+    pub fn tail(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
+        let mut tail = Encoder {
+            body: Vec::with_capacity(128),
+            id: 0..0,
+        };
+        write(&mut tail);
+        tail.body.push(b'}');
+        tail.body
+    }
+}
+
+/// The WebSocket header and, in binary encoding, the 13-byte header of a message with `json_bytes` of JSON.
+fn write_headers(style: Style, kind: Kind, unix_ms: u64, json_bytes: usize, out: &mut Vec<u8>) {
+    if style.has(Style::JSON) {
+        out.extend_from_slice(&frame_header(Opcode::Text, json_bytes));
+        return;
+    }
+    out.extend_from_slice(&frame_header(Opcode::Binary, HEADER_BYTES + json_bytes));
+    let code = if kind == Kind::DeltaBatch && style.has(Style::GO_BATCH) {
+        BATCH_CODE_GO
+    } else {
+        kind.code()
+    };
+    out.push(code);
+    out.extend_from_slice(&unix_ms.to_be_bytes());
+    // A message never reaches 4 GiB: documents and text states are bounded far below.
+    out.extend_from_slice(&(json_bytes as u32).to_be_bytes());
+}

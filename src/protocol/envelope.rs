@@ -1,0 +1,305 @@
+//! One WebSocket message to one [`Message`] (protocol §2).
+
+use super::kind::{BATCH_CODE_GO, Kind};
+use super::{Encoding, Fault};
+use crate::json::{self, Raw};
+
+/// Bytes of the binary frame header: code, time stamp, payload length.
+pub const HEADER_BYTES: usize = 13;
+
+/// The members any message may have, as slices of the received text. Absent ones are `None`; of a name that occurs
+/// twice the last counts.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs, reason = "the names are the protocol's own")]
+pub struct Fields<'a> {
+    pub kind: Option<Raw<'a>>,
+    pub id: Option<Raw<'a>>,
+    pub timestamp: Option<Raw<'a>>,
+    pub document_id: Option<Raw<'a>>,
+    pub doc_id: Option<Raw<'a>>,
+    pub vector_clock: Option<Raw<'a>>,
+    pub clock: Option<Raw<'a>>,
+    pub message_id: Option<Raw<'a>>,
+    pub client_id: Option<Raw<'a>>,
+    pub user_id: Option<Raw<'a>>,
+    pub token: Option<Raw<'a>>,
+    pub api_key: Option<Raw<'a>>,
+    pub delta: Option<Raw<'a>>,
+    pub field: Option<Raw<'a>>,
+    pub value: Option<Raw<'a>>,
+    pub changes: Option<Raw<'a>>,
+    pub deltas: Option<Raw<'a>>,
+    pub operation: Option<Raw<'a>>,
+    pub state: Option<Raw<'a>>,
+    pub chunk_id: Option<Raw<'a>>,
+    pub total_chunks: Option<Raw<'a>>,
+    pub chunk_index: Option<Raw<'a>>,
+    pub data: Option<Raw<'a>>,
+    payload: Option<Raw<'a>>,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads the members of an object; anything else gives no fields.
+    pub fn read(object: Raw<'a>) -> Fields<'a> {
+        let mut fields = Fields::default();
+        fields.absorb(object, true);
+        fields
+    }
+
+    /// Adds the members of `object`; the envelope's own names only from the envelope itself.
+    fn absorb(&mut self, object: Raw<'a>, envelope: bool) {
+        let Some(members) = object.members() else { return };
+        for (key, value) in members {
+            let decoded;
+            let name = if key.escaped().as_bytes().contains(&b'\\') {
+                decoded = key.decode();
+                decoded.as_ref()
+            } else {
+                key.escaped()
+            };
+            let place = match name {
+                "type" | "id" | "timestamp" if !envelope => continue,
+                "type" => &mut self.kind,
+                "id" => &mut self.id,
+                "timestamp" => &mut self.timestamp,
+                "documentId" => &mut self.document_id,
+                "docId" => &mut self.doc_id,
+                "vectorClock" => &mut self.vector_clock,
+                "clock" => &mut self.clock,
+                "messageId" => &mut self.message_id,
+                "clientId" => &mut self.client_id,
+                "userId" => &mut self.user_id,
+                "token" => &mut self.token,
+                "apiKey" => &mut self.api_key,
+                "delta" => &mut self.delta,
+                "field" => &mut self.field,
+                "value" => &mut self.value,
+                "changes" => &mut self.changes,
+                "deltas" => &mut self.deltas,
+                "operation" => &mut self.operation,
+                "state" => &mut self.state,
+                "chunkId" => &mut self.chunk_id,
+                "totalChunks" => &mut self.total_chunks,
+                "chunkIndex" => &mut self.chunk_index,
+                "data" => &mut self.data,
+                "payload" if envelope => &mut self.payload,
+                _ => continue,
+            };
+            *place = Some(value);
+        }
+    }
+
+    /// `documentId`, else `docId` (protocol §5).
+    pub fn document(&self) -> Option<Raw<'a>> {
+        self.document_id.or(self.doc_id)
+    }
+
+    /// `vectorClock`, else `clock`.
+    pub fn any_clock(&self) -> Option<Raw<'a>> {
+        self.vector_clock.or(self.clock)
+    }
+
+    /// The request's own id: a non-empty string or a number. `None`: the server makes one up.
+    pub fn request_id(&self) -> Option<Raw<'a>> {
+        self.id
+            .filter(|id| (id.is_string() && id.text() != "\"\"") || id.is_number())
+    }
+}
+
+/// A message that parsed.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// How it was written.
+    pub encoding: Encoding,
+    /// Its members.
+    pub fields: Fields<'a>,
+    /// Its JSON object; every member is a slice of it.
+    pub body: Raw<'a>,
+    /// It came in a binary frame whose payload carried its own `type`.
+    pub described: bool,
+    /// It came under the batch code 0x22.
+    pub go_batch: bool,
+}
+
+/// A message that is answered with an error instead of being handled.
+#[derive(Debug)]
+pub struct Refused<'a> {
+    /// What the peer is told.
+    pub fault: Fault,
+    /// The unknown code of a binary frame, for `details.typeCode`.
+    pub type_code: Option<u8>,
+    /// The request's id, where one could be read.
+    pub id: Option<Raw<'a>>,
+    /// Whether the bytes could not be read at all (counts towards the limit of invalid messages in a row).
+    pub unreadable: bool,
+    /// How it was written.
+    pub encoding: Encoding,
+}
+
+impl<'a> Refused<'a> {
+    fn unreadable(encoding: Encoding) -> Refused<'a> {
+        Refused {
+            fault: Fault::INVALID_FORMAT,
+            type_code: None,
+            id: None,
+            unreadable: true,
+            encoding,
+        }
+    }
+}
+
+/// Reads one WebSocket message: text, binary with JSON inside, or a binary frame (protocol §2.4).
+pub fn parse(bytes: &[u8], is_text: bool) -> Result<Message<'_>, Refused<'_>> {
+    if is_text || bytes.first() == Some(&b'{') {
+        parse_json(bytes)
+    } else {
+        parse_binary(bytes)
+    }
+}
+
+fn parse_json(bytes: &[u8]) -> Result<Message<'_>, Refused<'_>> {
+    let encoding = Encoding::Json;
+    let object = json::validate(bytes).ok().filter(|value| value.is_object());
+    let body = object.ok_or_else(|| Refused::unreadable(encoding))?;
+    let mut fields = Fields::read(body);
+    if let Some(payload) = fields.payload.filter(|payload| payload.is_object()) {
+        fields.absorb(payload, false);
+    }
+    let name = fields.kind.and_then(Raw::string).filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| Refused::unreadable(encoding))?;
+    let kind = Kind::from_name(&name)
+        .filter(|kind| kind.is_client_sendable())
+        .ok_or_else(|| Refused {
+            fault: Fault::invalid_type(&name),
+            type_code: None,
+            id: fields.request_id(),
+            unreadable: false,
+            encoding,
+        })?;
+    Ok(Message {
+        kind,
+        encoding,
+        fields,
+        body,
+        described: false,
+        go_batch: false,
+    })
+}
+
+fn parse_binary(bytes: &[u8]) -> Result<Message<'_>, Refused<'_>> {
+    let encoding = Encoding::Binary;
+    let unreadable = || Refused::unreadable(encoding);
+    let header = bytes.get(..HEADER_BYTES).ok_or_else(unreadable)?;
+    let code = header[0];
+    let length = u32::from_be_bytes([header[9], header[10], header[11], header[12]]);
+    let length = usize::try_from(length).map_err(|_| unreadable())?;
+    let payload = bytes[HEADER_BYTES..].get(..length).ok_or_else(unreadable)?;
+    let payload = if payload.is_empty() { b"{}" } else { payload };
+    let body = json::validate(payload)
+        .ok()
+        .filter(|value| value.is_object())
+        .ok_or_else(unreadable)?;
+    let fields = Fields::read(body);
+    let named = fields.kind.and_then(Raw::string);
+    let described = named.is_some();
+    let named = named
+        .and_then(|name| Kind::from_name(&name))
+        .filter(|kind| kind.is_client_sendable());
+    let kind = match (Kind::from_code(code), named) {
+        (Some(Kind::Auth), Some(Kind::Connect)) => Kind::Auth,
+        (Some(_), Some(named)) if fields.id.is_some() && fields.timestamp.is_some() => named,
+        (Some(known), _) => known,
+        (None, Some(named)) => named,
+        (None, None) => {
+            return Err(Refused {
+                type_code: Some(code),
+                id: fields.request_id(),
+                ..unreadable()
+            });
+        }
+    };
+    if !kind.is_client_sendable() {
+        return Err(Refused {
+            fault: Fault::invalid_type(kind.name()),
+            type_code: None,
+            id: fields.request_id(),
+            unreadable: false,
+            encoding,
+        });
+    }
+    Ok(Message {
+        kind,
+        encoding,
+        fields,
+        body,
+        described,
+        go_batch: code == BATCH_CODE_GO,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(code: u8, payload: &str) -> Vec<u8> {
+        let mut bytes = vec![code];
+        bytes.extend_from_slice(&1_700_000_000_000i64.to_be_bytes());
+        bytes.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(payload.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn nested_payloads_are_lifted_in_json_only() {
+        let text = br#"{"type":"delta","id":"1","documentId":"a","payload":{"type":"ping","id":"2","documentId":"b"}}"#;
+        let message = parse(text, true).unwrap();
+        assert_eq!(message.kind, Kind::Delta);
+        assert_eq!(message.fields.id.unwrap().text(), "\"1\"");
+        assert_eq!(message.fields.document().unwrap().text(), "\"b\"");
+        let bytes = frame(0x20, r#"{"documentId":"a","payload":{"documentId":"b"}}"#);
+        assert_eq!(parse(&bytes, false).unwrap().fields.document().unwrap().text(), "\"a\"");
+    }
+
+    #[test]
+    fn a_self_describing_payload_may_override_the_code() {
+        let kind = |code, payload: &str| {
+            parse(&frame(code, payload), false)
+                .map(|message| message.kind)
+                .map_err(|_| ())
+        };
+        assert_eq!(kind(0x77, r#"{"type":"ping"}"#), Ok(Kind::Ping));
+        assert_eq!(kind(0x10, r#"{"type":"ping"}"#), Ok(Kind::Subscribe));
+        assert_eq!(kind(0x10, r#"{"type":"ping","id":"1","timestamp":1}"#), Ok(Kind::Ping));
+        assert_eq!(
+            kind(0x10, r#"{"type":"set","id":"1","timestamp":1}"#),
+            Ok(Kind::Subscribe)
+        );
+        assert_eq!(kind(0x77, r#"{"type":"error"}"#), Err(()));
+    }
+
+    #[test]
+    fn lengths_lie_without_effect() {
+        let mut bytes = frame(0x30, "{}");
+        bytes.extend_from_slice(b"zzzz");
+        assert_eq!(parse(&bytes, false).unwrap().kind, Kind::Ping);
+        bytes[9..13].copy_from_slice(&[0xFF; 4]);
+        assert!(parse(&bytes, false).unwrap_err().unreadable);
+        assert!(parse(&bytes[..12], false).unwrap_err().unreadable);
+        assert!(parse(&[], false).unwrap_err().unreadable);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, is_text: bool) {
+            let _ = parse(&bytes, is_text);
+        }
+
+        #[test]
+        fn arbitrary_payloads_never_panic(code: u8, payload in "\\{.{0,64}\\}") {
+            let _ = parse(&frame(code, &payload), false);
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The listening sockets: one per shard on the same address, so that the kernel spreads new connections.
+//!
+//! `SO_REUSEPORT` lets every process of the same user join a port, so a second server started by mistake would silently
+//! take half of the connections. Therefore the first socket is bound and listening without it, which fails when anybody
+//! else listens there, and is opened for its siblings only then.
+
+use super::error::StartError;
+use super::sys;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Connections that may wait to be accepted, per shard; the kernel caps it at `net.core.somaxconn`.
+pub(super) const BACKLOG: i32 = 4096;
+
+/// Seconds of silence after which the kernel probes a connection, between probes, and probes until it is given up.
+const KEEPALIVE: [(i32, i32); 3] = [
+    (libc::TCP_KEEPIDLE, 120),
+    (libc::TCP_KEEPINTVL, 30),
+    (libc::TCP_KEEPCNT, 4),
+];
+
+/// Opens `count` listeners on `address`. Returns them with the address in force (port 0 is resolved).
+pub(super) fn open(address: SocketAddr, count: u16, backlog: i32) -> Result<(Vec<OwnedFd>, SocketAddr), StartError> {
+    let failed = |source| StartError::from_listen(address, source);
+    let first = TcpListener::from(open_first(&address, backlog).map_err(failed)?);
+    let resolved = first.local_addr().map_err(failed)?;
+    let mut listeners = vec![OwnedFd::from(first)];
+    for _ in 1..count {
+        listeners.push(open_sibling(&resolved, backlog).map_err(failed)?);
+    }
+    Ok((listeners, resolved))
+}
+
+fn open_first(address: &SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
+    let socket = prepared(address)?;
+    sys::bind(socket.as_fd(), address)?;
+    sys::listen(socket.as_fd(), backlog)?;
+    sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    Ok(socket)
+}
+
+fn open_sibling(address: &SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
+    let socket = prepared(address)?;
+    sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    sys::bind(socket.as_fd(), address)?;
+    sys::listen(socket.as_fd(), backlog)?;
+    Ok(socket)
+}
+
+/// A socket with the options that accepted connections inherit.
+fn prepared(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let socket = sys::tcp_socket(address)?;
+    // Without it a restart would have to wait for the former process's connections to leave TIME_WAIT.
+    sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    for (option, value) in KEEPALIVE {
+        sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, option, value)?;
+    }
+    if address.is_ipv6() {
+        // `[::]` is meant to serve IPv4 too, whatever net.ipv6.bindv6only says.
+        sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+    }
+    Ok(socket)
+}

@@ -1,0 +1,54 @@
+//! A head count of a shard, for simulations and tests: what must be gone when everybody has left, and what must never
+//! grow beyond its bound. Walks over everything; never called while serving.
+
+use super::Shard;
+use super::mail::DocumentId;
+
+/// What a shard holds at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Connections, whatever their stage.
+    pub sessions: usize,
+    /// Subscriptions of local connections.
+    pub subscriptions: usize,
+    /// Listeners that the homes here count, wherever they live.
+    pub listeners: usize,
+    /// Documents that live here.
+    pub documents: Vec<DocumentId>,
+    /// Requests that no home has answered yet.
+    pub pending_subscriptions: usize,
+    /// Documents that slow connections are behind on.
+    pub lagging: usize,
+    /// Bytes waiting for the connection that has most of them.
+    pub outbox_bytes_max: usize,
+    /// Bytes of all outboxes as the shard accounts for them.
+    pub outbox_bytes: usize,
+    /// Client ids known to be connected.
+    pub clients: usize,
+    /// Fan-outs skipped for slow connections so far.
+    pub coalesced: u64,
+}
+
+impl Shard {
+    /// Counts.
+    pub fn census(&self) -> Census {
+        let mut census = Census {
+            sessions: self.sessions.len(),
+            subscriptions: self.audiences.listeners(),
+            clients: self.clients.len(),
+            outbox_bytes: self.outbox_bytes,
+            coalesced: self.metrics.coalesced,
+            ..Census::default()
+        };
+        for (_, session) in self.sessions.iter() {
+            census.pending_subscriptions += usize::from(session.pending_subscriptions);
+            census.outbox_bytes_max = census.outbox_bytes_max.max(session.queued_bytes());
+            census.lagging += session.extra.as_ref().map_or(0, |extra| extra.lagging.len());
+        }
+        for shelf in self.library.iter() {
+            census.listeners += shelf.listeners.len();
+            census.documents.push(shelf.id.clone());
+        }
+        census
+    }
+}

@@ -1,0 +1,427 @@
+//! `delta`, `delta_batch` and chunks, from the session's side: classifies the elements and sends each document's part to
+//! its home (docs/protocol.md §5.6, §5.7, §15).
+
+use super::connection::Next;
+use super::mail::{DocumentId, Mail, Span, Write, WriteOp};
+use super::requests::message_id_of;
+use super::sending::Details;
+use super::{Due, Shard};
+use crate::ids::{SessionRef, Slot};
+use crate::json::Raw;
+use crate::limits::{CHUNK_SET_IDLE_US, CLIENT_ID_BYTES_MAX, ELEMENT_ERRORS_MAX};
+use crate::protocol::{Fault, Fields, Kind, Message, Style, parse};
+use crate::session::chunks::Chunk;
+use crate::session::{ClientId, Flags, SplitWrite};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+type Ops = SmallVec<[WriteOp; 1]>;
+
+/// Finds places in a message's text.
+#[derive(Clone, Copy)]
+struct Places<'a> {
+    text: &'a str,
+}
+
+impl Places<'_> {
+    /// The place of a slice of the text.
+    fn of(self, part: &str) -> Span {
+        let start = part.as_ptr() as usize - self.text.as_ptr() as usize;
+        start as u32..(start + part.len()) as u32
+    }
+
+    fn of_raw(self, part: Option<Raw<'_>>) -> Option<Span> {
+        part.map(|part| self.of(part.text()))
+    }
+
+    /// A map of plain writes; of a name that occurs twice the last value counts.
+    fn map(self, map: Raw<'_>) -> WriteOp {
+        let mut fields: SmallVec<[(Span, Option<Span>); 2]> = SmallVec::new();
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        for (name, value) in map.members().into_iter().flatten() {
+            let entry = (self.of(name.escaped()), Some(self.of(value.text())));
+            match seen.get(name.escaped()) {
+                Some(at) => fields[*at] = entry,
+                None => {
+                    seen.insert(name.escaped(), fields.len());
+                    fields.push(entry);
+                }
+            }
+        }
+        WriteOp::Fields(fields)
+    }
+
+    /// A single field write.
+    fn field(self, fields: &Fields<'_>, field: Raw<'_>) -> WriteOp {
+        let name = field.text();
+        WriteOp::Field {
+            name: self.of(&name[1..name.len() - 1]),
+            value: self.of_raw(fields.value),
+            client: self.of_raw(
+                fields
+                    .client_id
+                    .filter(|client| client.is_string() && client.text() != "\"\""),
+            ),
+            clock: self.of_raw(
+                fields
+                    .any_clock()
+                    .filter(|clock| clock.is_object() && !clock.is_empty()),
+            ),
+            timestamp: fields.timestamp.and_then(Raw::number),
+        }
+    }
+
+    /// One element of a batch, by the first test that matches (protocol §5.7); `None`: ignored.
+    fn element(self, element: Raw<'_>, fields: &Fields<'_>, index: u32) -> Option<WriteOp> {
+        let kind = fields.kind.and_then(Raw::string);
+        let whole = self.of(element.text());
+        match kind.as_deref() {
+            Some("text-state") => {
+                let state = fields
+                    .state
+                    .filter(|state| state.is_string() && state.text() != "\"\"")?;
+                return Some(WriteOp::Text {
+                    state: self.of(state.text()),
+                    timestamp: fields.timestamp.and_then(Raw::number),
+                });
+            }
+            Some("text") => return Some(WriteOp::LegacyText { element: whole }),
+            Some("richtext") => return Some(WriteOp::RichText { element: whole }),
+            Some("counter") => return Some(WriteOp::Counter { element: whole, index }),
+            _ => {}
+        }
+        let operation = fields.operation.and_then(Raw::string);
+        let is_set = matches!(operation.as_deref(), Some("add" | "remove" | "clear"));
+        if is_set && fields.field.is_none() {
+            return Some(WriteOp::Set { element: whole });
+        }
+        if let Some(map) = [fields.changes, fields.delta]
+            .into_iter()
+            .flatten()
+            .find(|map| map.is_object())
+        {
+            return Some(self.map(map));
+        }
+        fields
+            .field
+            .filter(|field| field.is_string())
+            .map(|field| self.field(fields, field))
+    }
+}
+
+/// What a write message has in common for all its documents.
+struct Common<'a> {
+    text: Arc<str>,
+    fields: &'a Fields<'a>,
+    places: Places<'a>,
+    is_batch: bool,
+    count: u32,
+    ticket: Option<u64>,
+}
+
+impl Shard {
+    /// `delta`: exactly one of three bodies.
+    pub(super) fn delta_message(
+        &mut self,
+        slot: Slot,
+        session: SessionRef,
+        document: DocumentId,
+        message: &Message<'_>,
+    ) {
+        let places = Places {
+            text: message.body.text(),
+        };
+        let fields = &message.fields;
+        let filled = |map: &Raw<'_>| map.is_object() && !map.is_empty();
+        let mut ops = Ops::new();
+        if let Some(map) = fields.delta.filter(filled) {
+            ops.push(places.map(map));
+        } else if let Some(field) = fields.field.filter(|field| field.is_string()) {
+            self.learn_writer(slot, fields);
+            ops.push(places.field(fields, field));
+        } else if let Some(map) = fields.changes.filter(filled) {
+            ops.push(places.map(map));
+        }
+        let common = Common {
+            text: message.body.text().into(),
+            fields,
+            places,
+            is_batch: false,
+            count: 1,
+            ticket: None,
+        };
+        self.post_write(slot, session, document, ops, &common);
+    }
+
+    /// `delta_batch`: elements in order, each for the message's document or one it names itself.
+    pub(super) fn batch_message(
+        &mut self,
+        slot: Slot,
+        session: SessionRef,
+        document: DocumentId,
+        message: &Message<'_>,
+    ) {
+        let places = Places {
+            text: message.body.text(),
+        };
+        let mut ops = Ops::new();
+        let mut elsewhere: Vec<(DocumentId, Ops)> = Vec::new();
+        let mut positions: HashMap<DocumentId, usize> = HashMap::new();
+        let mut count = 0;
+        let mut refused = 0;
+        for element in message.fields.deltas.and_then(Raw::elements).into_iter().flatten() {
+            let index = count;
+            count += 1;
+            let fields = Fields::read(element);
+            self.learn_writer(slot, &fields);
+            let Some(op) = places.element(element, &fields, index) else {
+                self.metrics.elements_ignored += 1;
+                continue;
+            };
+            let other = fields
+                .document()
+                .and_then(Raw::string)
+                .filter(|id| **id != *document && !id.is_empty());
+            if other.is_none() {
+                ops.push(op);
+                continue;
+            }
+            if let Some(other) = self.writable_elsewhere(slot, &fields, message.fields.request_id(), &mut refused) {
+                let position = *positions.entry(other.clone()).or_insert(elsewhere.len());
+                if position == elsewhere.len() {
+                    elsewhere.push((other, Ops::new()));
+                }
+                elsewhere[position].1.push(op);
+            }
+        }
+        let mut common = Common {
+            text: message.body.text().into(),
+            fields: &message.fields,
+            places,
+            is_batch: true,
+            count,
+            ticket: None,
+        };
+        if !elsewhere.is_empty() {
+            common.ticket = Some(self.split_write(slot, &document, elsewhere.len() + 1, &common));
+        }
+        self.post_write(slot, session, document, ops, &common);
+        for (document, ops) in elsewhere {
+            self.post_write(slot, session, document, ops, &common);
+        }
+    }
+
+    /// The other document an element names, if the session may write it; answers if not, unless enough such answers have
+    /// been given to this batch.
+    fn writable_elsewhere(
+        &mut self,
+        slot: Slot,
+        fields: &Fields<'_>,
+        id: Option<Raw<'_>>,
+        refused: &mut usize,
+    ) -> Option<DocumentId> {
+        let identity = self.identity(slot);
+        let other = self.document_of(slot, fields);
+        if let Ok(other) = &other
+            && identity.permissions.can_write(other)
+        {
+            return Some(other.clone());
+        }
+        *refused += 1;
+        if *refused <= ELEMENT_ERRORS_MAX {
+            let named = fields.document().and_then(Raw::string).unwrap_or_default();
+            let shown: String = named.chars().take(256).collect();
+            let details = Details {
+                document: Some(&shown),
+                ..Details::default()
+            };
+            self.send_fault(slot, id, &Fault::PERMISSION_DENIED, &details);
+        }
+        None
+    }
+
+    fn post_write(&mut self, slot: Slot, session: SessionRef, document: DocumentId, ops: Ops, common: &Common<'_>) {
+        let Some(entry) = self.sessions.at(slot) else { return };
+        let listens = self.audiences.find(&document).is_some_and(|audience| {
+            entry
+                .subscription(audience)
+                .is_some_and(|held| held.interest.has(crate::session::Interest::DOCUMENT))
+        });
+        // A connection without room for one more subscription still writes; it only does not hear about the document.
+        let subscribe = !listens && self.has_room(slot) && entry.identity.permissions.can_read(&document);
+        let (address, client) = (entry.address, entry.client.as_ref().map(|client| client.id.clone()));
+        if subscribe {
+            self.count_pending(slot);
+        }
+        let write = Write {
+            session,
+            text: common.text.clone(),
+            ops,
+            subscribe,
+            is_batch: common.is_batch,
+            id: common.places.of_raw(common.fields.request_id()),
+            message_id: common.places.of_raw(message_id_of(common.fields)),
+            count: common.count,
+            ticket: common.ticket,
+            client,
+            address,
+            document,
+        };
+        self.request_left(slot, write.text.len());
+        let home = self.home(&write.document);
+        self.post(home, Mail::Write(Box::new(write)));
+    }
+
+    /// Prepares the one acknowledgement of a batch that goes to several documents.
+    fn split_write(&mut self, slot: Slot, document: &DocumentId, remaining: usize, common: &Common<'_>) -> u64 {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let ack = self.encode_ack(
+            slot,
+            document,
+            common.fields.request_id(),
+            message_id_of(common.fields),
+            Some(common.count),
+        );
+        if let Some(session) = self.sessions.at_mut(slot) {
+            session.extra().split_writes.push(SplitWrite {
+                ticket,
+                remaining,
+                accepted: false,
+                ack,
+            });
+        }
+        ticket
+    }
+
+    /// Learns the client id of a connection from a stamped write (protocol §9.4).
+    fn learn_writer(&mut self, slot: Slot, fields: &Fields<'_>) {
+        let Some(client) = fields.client_id.filter(|client| client.is_string()) else {
+            return;
+        };
+        let Some(session) = self.sessions.at_mut(slot) else {
+            return;
+        };
+        if !session.style.has(Style::DOC_ID) && !session.style.has(Style::JSON) {
+            session.flags.set(Flags::SDK);
+        }
+        let clock = fields
+            .any_clock()
+            .filter(|clock| clock.is_object() && !clock.is_empty());
+        let stamped = fields.field.is_some() && clock.is_some();
+        if session.writer().is_none()
+            && stamped
+            && let Some(client) = client.string()
+        {
+            self.learn_client(slot, &client, true);
+        }
+    }
+
+    /// Remembers the client id of a connection. `writes`: it writes under this id, which stays its own from then on and
+    /// is told to the homes of its documents; otherwise it is only the name it gave.
+    pub(super) fn learn_client(&mut self, slot: Slot, client_id: &str, writes: bool) {
+        let known = self.sessions.at(slot).is_none_or(|session| session.writer().is_some());
+        if known || client_id.is_empty() || client_id.len() > CLIENT_ID_BYTES_MAX {
+            return;
+        }
+        self.unregister_client(slot);
+        let Some(reference) = self.sessions.reference(slot) else {
+            return;
+        };
+        let Some(session) = self.sessions.at_mut(slot) else {
+            return;
+        };
+        session.client = Some(Arc::new(ClientId::new(client_id)));
+        if writes {
+            session.flags.set(Flags::WRITER);
+        }
+        if writes && session.flags.has(Flags::SDK) {
+            let held = session.subscriptions.iter();
+            let documents: Vec<DocumentId> = held
+                .map(|held| self.audiences.at(held.audience).document.clone())
+                .collect();
+            for document in documents {
+                let home = self.home(&document);
+                self.post(
+                    home,
+                    Mail::Introduce {
+                        document,
+                        session: reference,
+                    },
+                );
+            }
+        }
+        self.register_client(slot);
+    }
+
+    /// `delta_batch_chunk`: collected until the message is whole, which is then handled like a received one.
+    pub(super) fn chunk_message(&mut self, slot: Slot, message: &Message<'_>) -> Next {
+        let id = message.fields.request_id();
+        match self.collect_chunk(slot, &message.fields) {
+            Some(None) => Next::Continue,
+            Some(Some(whole)) => {
+                let batch = parse(&whole, false).is_ok_and(|inner| inner.kind == Kind::DeltaBatch);
+                if !batch {
+                    self.refuse(slot, id, &Fault::INVALID_CHUNK);
+                    return Next::Continue;
+                }
+                self.handle(slot, &whole, false, true)
+            }
+            None => {
+                self.refuse(slot, id, &Fault::INVALID_CHUNK);
+                Next::Continue
+            }
+        }
+    }
+
+    /// `None`: the chunk is invalid. `Some(None)`: more are missing.
+    fn collect_chunk(&mut self, slot: Slot, fields: &Fields<'_>) -> Option<Option<Vec<u8>>> {
+        let now_us = self.now.mono_us;
+        let bytes_max = usize::try_from(self.context.config.limits.frame_bytes_max).unwrap_or(usize::MAX);
+        let set = fields.chunk_id?.string()?;
+        let chunk = Chunk {
+            set: &set,
+            total: fields.total_chunks?.integer()?,
+            index: fields.chunk_index?.integer()?,
+            data: BASE64_STANDARD.decode(&*fields.data?.string()?).unwrap_or_default(),
+        };
+        let valid_data = !chunk.data.is_empty() || fields.data?.text() == "\"\"";
+        let reference = self.sessions.reference(slot)?;
+        let session = self.sessions.at_mut(slot)?;
+        let chunks = &mut session.extra().chunks;
+        let chunk = Chunk {
+            total: if valid_data { chunk.total } else { 0 },
+            ..chunk
+        };
+        let whole = chunks.add(chunk, now_us, bytes_max).ok();
+        let open = !chunks.is_empty();
+        session.trim();
+        if open && !session.flags.set(Flags::CHUNKS_WATCHED) {
+            self.deadlines.at(now_us + CHUNK_SET_IDLE_US, Due::Chunks(reference));
+        }
+        whole
+    }
+
+    /// Discards chunk sets that nobody completed.
+    pub(super) fn chunks_due(&mut self, reference: SessionRef) {
+        let now_us = self.now.mono_us;
+        let Some(slot) = self.sessions.find(reference) else {
+            return;
+        };
+        let Some(session) = self.sessions.at_mut(slot) else {
+            return;
+        };
+        session.flags.clear(Flags::CHUNKS_WATCHED);
+        let Some(extra) = session.extra.as_mut() else { return };
+        extra.chunks.expire(now_us);
+        let open = !extra.chunks.is_empty();
+        session.trim();
+        if open {
+            session.flags.set(Flags::CHUNKS_WATCHED);
+            self.deadlines.at(now_us + CHUNK_SET_IDLE_US, Due::Chunks(reference));
+        }
+    }
+}
