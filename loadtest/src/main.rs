@@ -1,0 +1,130 @@
+//! Command line of the load tester.
+
+use anyhow::Result;
+use clap::Parser;
+use loadtest::options::{Command, Common, Options, Report};
+use loadtest::result::{AssertionOutcome, Comparison, ResultFile, RunResult, Verdict};
+use loadtest::{assertion, compare, report, scenario};
+use std::process::ExitCode;
+
+/// The figures are not to be trusted.
+const SATURATED: u8 = 3;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(options.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("loadtest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Worker => loadtest::worker::run().map(|()| ExitCode::SUCCESS),
+        Command::Bare(options) => loadtest::bare::run(options.port).map(|()| ExitCode::SUCCESS),
+        Command::Report(options) => show_saved(&options).map(|()| ExitCode::SUCCESS),
+        Command::Compare(options) => {
+            let common = options.scenario.common();
+            conclude_comparison(common, compare::run(&options)?)
+        }
+        Command::Scenario(scenario) => match scenario.yardstick() {
+            Some(path) => {
+                let comparison = compare::beside_yardstick(&scenario, path)?;
+                conclude_comparison(scenario.common(), comparison)
+            }
+            None => conclude(scenario.common(), scenario::run(&scenario)?),
+        },
+    }
+}
+
+fn show_saved(options: &Report) -> Result<()> {
+    let result = report::load(&options.files, options.baseline.as_deref())?;
+    print!("{}", report::summary(&result));
+    match &options.html {
+        Some(file) => report::save_html(&result, file),
+        None => Ok(()),
+    }
+}
+
+/// Checks assertions, writes files, prints the summary.
+fn conclude(common: &Common, mut result: RunResult) -> Result<ExitCode> {
+    let is_valid = judge(common, &mut result);
+    let all_hold = check(common, &mut result);
+    publish(common, &ResultFile::Run(Box::new(result)))?;
+    Ok(code(is_valid, all_hold))
+}
+
+/// As [`conclude`], for runs side by side. Assertions are about the first server: the one in question.
+fn conclude_comparison(common: &Common, mut comparison: Comparison) -> Result<ExitCode> {
+    let (mut all_valid, mut all_hold) = (true, true);
+    for (index, server) in comparison.servers.iter_mut().enumerate() {
+        for run in &mut server.runs {
+            all_valid &= judge(common, run);
+            if index == 0 {
+                all_hold &= check(common, run);
+            }
+        }
+    }
+    let servers = std::mem::take(&mut comparison.servers);
+    let measured = servers.first().map_or_else(String::new, |server| server.name.clone());
+    let mut comparison = Comparison::of(servers, Some(&comparison.baseline));
+    let outcomes = common
+        .ratio_assertions
+        .iter()
+        .map(|assertion| assertion.check_ratio(&comparison, &measured));
+    comparison.assertions = outcomes.collect();
+    all_hold &= complain("--assert-ratio", &comparison.assertions);
+    publish(common, &ResultFile::Comparison(Box::new(comparison)))?;
+    Ok(code(all_valid, all_hold))
+}
+
+/// Whether a run's figures may stand.
+fn judge(common: &Common, result: &mut RunResult) -> bool {
+    if result.saturation.verdict != Verdict::Saturated {
+        return true;
+    }
+    if common.allow_saturated {
+        result.saturation.verdict = Verdict::Allowed;
+        return true;
+    }
+    for reason in &result.saturation.reasons {
+        eprintln!("loadtest: the figures of {} are invalid: {reason}", result.server.name);
+    }
+    false
+}
+
+fn check(common: &Common, result: &mut RunResult) -> bool {
+    assertion::check_all(&common.assertions, result);
+    complain("--assert", &result.assertions)
+}
+
+/// Says which assertions do not hold; true when all do.
+fn complain(option: &str, outcomes: &[AssertionOutcome]) -> bool {
+    for outcome in outcomes.iter().filter(|outcome| !outcome.holds) {
+        let reason = outcome.reason.as_deref().unwrap_or("it does not hold");
+        eprintln!("loadtest: {option} '{}': {reason}", outcome.expression);
+    }
+    outcomes.iter().all(|outcome| outcome.holds)
+}
+
+fn publish(common: &Common, result: &ResultFile) -> Result<()> {
+    print!("{}", report::summary(result));
+    if let Some(file) = &common.json {
+        report::save(result, file)?;
+    }
+    if let Some(file) = &common.html {
+        report::save_html(result, file)?;
+    }
+    Ok(())
+}
+
+fn code(is_valid: bool, all_hold: bool) -> ExitCode {
+    match (all_hold, is_valid) {
+        (false, _) => ExitCode::FAILURE,
+        (true, false) => ExitCode::from(SATURATED),
+        (true, true) => ExitCode::SUCCESS,
+    }
+}
