@@ -1,7 +1,8 @@
 //! A connection at rest, authenticated by its own token and subscribed to a document and its presence, costs the server at
-//! most 1 KiB of its own memory and no processor time. Ten thousand of them
-//! are opened (fewer if the descriptor limit of this machine is lower, which is printed), memory is compared between
-//! the first fifth and all of them, and all must still work afterwards.
+//! most 400 bytes of resident memory and no processor time. Sixteen thousand of them are opened (fewer if the descriptor
+//! limit of this machine is lower, which is printed), memory is compared between the first quarter and all of them, and
+//! all must still work afterwards. At this size whole pages that are partly used still count; what a connection owns to
+//! the byte is in `idle_allocations.rs`, and larger crowds are a matter of the load tester.
 
 mod support;
 
@@ -10,7 +11,11 @@ use std::time::Duration;
 use support::crowd::Member;
 use support::{Server, token};
 
-const WANTED: usize = 10_000;
+const WANTED: usize = 16_000;
+/// Resident bytes of the server for each further connection.
+const BYTES_MAX: f64 = 400.0;
+/// Until nothing of a connection's opening is left: its longest deadline is 10 s.
+const REST: Duration = Duration::from_secs(11);
 /// Descriptors this process needs for anything else.
 const SPARE: usize = 300;
 
@@ -40,7 +45,7 @@ fn join(server: &Server, number: usize) -> Member {
 }
 
 #[test]
-fn ten_thousand_idle_connections_are_cheap() {
+fn sixteen_thousand_idle_connections_are_cheap() {
     let connections = WANTED.min(descriptors_allowed() - SPARE);
     assert!(
         connections >= 700,
@@ -50,16 +55,16 @@ fn ten_thousand_idle_connections_are_cheap() {
         println!("only {connections} connections: `ulimit -n` is too low for {WANTED}");
     }
     let server = Server::with().auth().shards(2).without_heartbeats().start();
-    let first_part = connections / 5;
+    let first_part = connections / 4;
     let mut members: Vec<Member> = (0..first_part).map(|number| join(&server, number)).collect();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(REST);
     let before = server.rss_kib();
     members.extend((first_part..connections).map(|number| join(&server, number)));
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(REST);
     let after = server.rss_kib();
     let each = (after.saturating_sub(before)) as f64 * 1024.0 / (connections - first_part) as f64;
     println!("{connections} idle connections: {each:.0} B each between {first_part} and all; {after} KiB in total");
-    assert!(each <= 1024.0, "{each:.0} bytes for each idle connection");
+    assert!(each <= BYTES_MAX, "{each:.0} bytes for each idle connection");
 
     let busy_before = server.cpu_ms();
     std::thread::sleep(Duration::from_secs(3));

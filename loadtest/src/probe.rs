@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use synckit_server::protocol::Kind;
 
 /// Longest wait for an answer to one step.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a change may take to everybody when its acknowledgement is there already; flush windows of the family are
 /// at most 50 ms.
@@ -43,7 +43,7 @@ pub fn prepare(common: &Common) -> Result<Prepared> {
         let document = format!("probe-{}-{}", sockets::unix_ms(), std::process::id());
         first.introduce(&document, &mut findings)?;
         let mut second = Caller::connect(common, &target, 2)?;
-        second.introduce(&document, &mut Findings::default())?;
+        second.follow(&document, &findings.abilities)?;
         try_change(&mut first, &mut second, &document, &mut findings)?;
         try_text(&mut first, &document, &mut findings)?;
     }
@@ -211,7 +211,27 @@ impl Caller {
         }
     }
 
-    /// Authenticates and subscribes.
+    /// Authenticates and subscribes, waiting only for answers that are known to come.
+    fn follow(&mut self, document: &str, abilities: &Abilities) -> Result<()> {
+        let token = self.token.take();
+        if token.is_some() || self.speaker.dialect().always_authenticates() {
+            self.speaker.auth(&mut self.out, token.as_deref(), self.number);
+            self.send()?;
+            if abilities.auth {
+                self.hear(PATIENCE, |heard| heard.kind == Kind::AuthSuccess)
+                    .context("authentication")?;
+            }
+        }
+        self.speaker.subscribe(&mut self.out, document);
+        self.send()?;
+        if abilities.subscribe {
+            self.hear(PATIENCE, |heard| heard.kind == Kind::SyncResponse)
+                .context("subscribe")?;
+        }
+        Ok(())
+    }
+
+    /// Authenticates and subscribes, and notes what is not answered.
     fn introduce(&mut self, document: &str, findings: &mut Findings) -> Result<()> {
         let token = self.token.take();
         if token.is_some() || self.speaker.dialect().always_authenticates() {

@@ -322,7 +322,10 @@ pub struct WorkerCpu {
     pub share: f64,
 }
 
-/// Counts of the measured stretch. `None`: this scenario or server does not do it.
+/// Counts of messages. `None`: this scenario or server does not do it.
+///
+/// Those from `expected_deliveries` to `out_of_order` are of the whole run, warm-up and rest included, since sequences cannot
+/// be cut without missing what was under way; the others are of the measured stretch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Messages {

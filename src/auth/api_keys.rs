@@ -20,14 +20,7 @@ impl ApiKeys {
     pub(super) fn new(keys: &[ApiKey]) -> Self {
         let identity = |role: Role| {
             let permissions = Permissions::of_role(role);
-            let user_id = API_KEY_USER.to_owned();
-            Arc::new(Identity {
-                user_id,
-                email: None,
-                permissions,
-                expires_at_unix_s: None,
-                proof: Proof::ApiKey,
-            })
+            Arc::new(Identity::new(API_KEY_USER.into(), permissions, Proof::ApiKey, None))
         };
         Self {
             keys: keys

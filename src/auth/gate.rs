@@ -109,13 +109,7 @@ impl fmt::Debug for Authenticator {
 impl Authenticator {
     /// Ready to decide. `public_keys` come from the configured key file.
     pub fn new(config: &AuthConfig, public_keys: Vec<PublicKey>) -> Self {
-        let anonymous = Identity {
-            user_id: "anonymous".to_owned(),
-            email: None,
-            permissions: Permissions::anonymous(),
-            expires_at_unix_s: None,
-            proof: Proof::Anonymous,
-        };
+        let anonymous = Identity::new("anonymous".into(), Permissions::anonymous(), Proof::Anonymous, None);
         Self {
             required: config.required,
             policy: config.document_policy,
@@ -171,9 +165,12 @@ impl Authenticator {
         if token.is_some() || api_key.is_some() {
             return AuthOutcome::Refused(invalid(credentials.goc_style));
         }
-        match credentials.current.filter(|current| current.proof != Proof::Anonymous) {
+        match credentials
+            .current
+            .filter(|current| current.proof() != Proof::Anonymous)
+        {
             Some(current) => AuthOutcome::Unchanged {
-                user_id: current.user_id.clone(),
+                user_id: current.user_id.to_string(),
             },
             None if !self.required => AuthOutcome::Unchanged {
                 user_id: echoed(credentials.user_id),

@@ -1,14 +1,20 @@
 //! What an identity may read and write (docs/protocol.md §8.1).
 
 use crate::config::Role;
-use serde::Serialize;
+use hashbrown::HashSet;
+use serde::{Serialize, Serializer};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Read and write permissions. Writing does not include reading.
 ///
+/// A handle: copies share their lists, and [`KnownPermissions`] lets equal ones of different tokens share them too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permissions(Arc<Lists>);
+
 /// The lists are kept as they were given because clients get them back; the wildcard is looked up once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Permissions {
+struct Lists {
     can_read: Vec<String>,
     can_write: Vec<String>,
     is_admin: bool,
@@ -20,18 +26,24 @@ pub struct Permissions {
     prefixes: bool,
 }
 
+impl Serialize for Permissions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
 impl Permissions {
     /// Permissions from their lists. With `prefixes`, an entry ending in `*` matches every id that starts with the rest.
     pub fn new(can_read: Vec<String>, can_write: Vec<String>, is_admin: bool, prefixes: bool) -> Self {
         let all = |list: &[String]| list.iter().any(|entry| entry == "*");
-        Self {
+        Self(Arc::new(Lists {
             reads_all: all(&can_read),
             writes_all: all(&can_write),
             can_read,
             can_write,
             is_admin,
             prefixes,
-        }
+        }))
     }
 
     /// What a role means: `*` in the lists it includes.
@@ -68,28 +80,33 @@ impl Permissions {
 
     /// The same without administrative rights.
     pub fn without_admin(self) -> Self {
-        Self {
-            is_admin: false,
-            ..self
+        if !self.0.is_admin {
+            return self;
         }
+        let lists = &self.0;
+        Self::new(lists.can_read.clone(), lists.can_write.clone(), false, lists.prefixes)
     }
 
     /// Whether `document` may be read.
     pub fn can_read(&self, document: &str) -> bool {
-        self.is_admin || self.reads_all || self.listed(&self.can_read, document)
+        let lists = &self.0;
+        lists.is_admin || lists.reads_all || lists.holds(&lists.can_read, document)
     }
 
     /// Whether `document` may be written.
     pub fn can_write(&self, document: &str) -> bool {
-        self.is_admin || self.writes_all || self.listed(&self.can_write, document)
+        let lists = &self.0;
+        lists.is_admin || lists.writes_all || lists.holds(&lists.can_write, document)
     }
 
     /// Whether the administrative calls are allowed.
     pub fn is_admin(&self) -> bool {
-        self.is_admin
+        self.0.is_admin
     }
+}
 
-    fn listed(&self, list: &[String], document: &str) -> bool {
+impl Lists {
+    fn holds(&self, list: &[String], document: &str) -> bool {
         list.iter().any(|entry| {
             entry == document
                 || self.prefixes
@@ -97,6 +114,36 @@ impl Permissions {
                         .strip_suffix('*')
                         .is_some_and(|prefix| document.starts_with(prefix))
         })
+    }
+}
+
+/// The permissions that were seen in tokens, so that a million connections with the same ones hold them once. Looked up
+/// when a token is checked, never afterwards.
+#[derive(Debug, Default)]
+pub(super) struct KnownPermissions {
+    known: Mutex<HashSet<Arc<Lists>>>,
+}
+
+/// How many different ones are remembered. Beyond it those that nobody holds any more are forgotten, and if that is not
+/// enough all of them: sharing is lost then, nothing else.
+const KNOWN_MAX: usize = 4096;
+
+impl KnownPermissions {
+    /// The same permissions, shared with earlier ones that are equal.
+    pub fn shared(&self, permissions: Permissions) -> Permissions {
+        // The set is whole after every statement, so a panic elsewhere does not spoil it.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(earlier) = known.get(&permissions.0) {
+            return Permissions(Arc::clone(earlier));
+        }
+        if known.len() >= KNOWN_MAX {
+            known.retain(|lists| Arc::strong_count(lists) > 1);
+        }
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(Arc::clone(&permissions.0));
+        permissions
     }
 }
 
@@ -154,5 +201,22 @@ mod tests {
         let permissions = Permissions::anonymous();
         let wanted = json!({"canRead": ["*"], "canWrite": ["*"], "isAdmin": false});
         assert_eq!(serde_json::to_value(permissions).unwrap(), wanted);
+    }
+
+    #[test]
+    fn equal_permissions_are_held_once_and_the_memory_of_them_is_bounded() {
+        let known = KnownPermissions::default();
+        let of = |number: usize| Permissions::new(vec![format!("doc-{number}")], vec![], false, false);
+        let (first, second) = (known.shared(of(0)), known.shared(of(0)));
+        assert!(Arc::ptr_eq(&first.0, &second.0));
+        let admin = known.shared(Permissions::new(vec!["doc-0".into()], vec![], true, false));
+        assert!(!Arc::ptr_eq(&first.0, &admin.0) && !first.is_admin());
+        for number in 1..3 * KNOWN_MAX {
+            known.shared(of(number));
+            assert!(known.known.lock().unwrap().len() <= KNOWN_MAX);
+        }
+        assert!(Arc::ptr_eq(&first.0, &known.shared(of(0)).0), "what is in use is kept");
+        let held: Vec<Permissions> = (0..2 * KNOWN_MAX).map(|number| known.shared(of(number))).collect();
+        assert!(known.known.lock().unwrap().len() <= KNOWN_MAX && held[7].can_read("doc-7"));
     }
 }

@@ -4,7 +4,7 @@
 //! clock, so all claims are read and checked here, against the time that is handed in.
 
 use super::identity::{Identity, Proof};
-use super::permissions::Permissions;
+use super::permissions::{KnownPermissions, Permissions};
 use super::public_keys::PublicKey;
 use crate::config::AuthConfig;
 use base64::Engine as _;
@@ -85,6 +85,7 @@ pub struct Verifier {
     issuer: Option<String>,
     audience: Option<String>,
     prefixes: bool,
+    permissions: KnownPermissions,
 }
 
 struct Key {
@@ -112,11 +113,17 @@ impl Verifier {
             issuer: config.jwt_issuer.clone(),
             audience: config.jwt_audience.clone(),
             prefixes: config.permission_prefixes,
+            permissions: KnownPermissions::default(),
         }
     }
 
     /// The identity an access token stands for. A token without `tokenUse` is one only if it has `permissions`.
     pub fn access(&self, token: &str, now_unix_s: u64) -> Result<Identity, TokenError> {
+        self.access_with_email(token, now_unix_s).map(|(identity, _)| identity)
+    }
+
+    /// The same with the e-mail address in the token, which nobody keeps.
+    pub fn access_with_email(&self, token: &str, now_unix_s: u64) -> Result<(Identity, Option<String>), TokenError> {
         let Checked {
             claims,
             expires_at_unix_s,
@@ -126,17 +133,15 @@ impl Verifier {
             None | Some(Value::Null) if has_permissions(&claims) => {}
             _ => return Err(TokenError::Use),
         }
-        Ok(Identity {
-            user_id: user_id(&claims)?,
-            email: text(&claims, "email"),
-            permissions: self.permissions(&claims),
-            expires_at_unix_s: Some(expires_at_unix_s),
-            proof: if is_demo(&claims) {
-                Proof::DemoToken
-            } else {
-                Proof::Token
-            },
-        })
+        let proof = if is_demo(&claims) {
+            Proof::DemoToken
+        } else {
+            Proof::Token
+        };
+        let user_id = user_id(&claims)?.into_boxed_str();
+        let permissions = self.permissions.shared(self.permissions(&claims));
+        let identity = Identity::new(user_id, permissions, proof, Some(expires_at_unix_s));
+        Ok((identity, text(&claims, "email")))
     }
 
     /// The content of a refresh token. A token without `tokenUse` is one only if it lacks `permissions` (§16.2).

@@ -172,7 +172,7 @@ impl Document {
         else {
             return AuthorClock::Ordinary;
         };
-        let synced = self.synced.clock_of(session);
+        let synced = self.listeners.clock_of(session);
         // What the client's copy of the field may hold from its `sync_response`: nothing if the field is younger.
         let base = if record.born <= synced { synced } else { 0 };
         let own = record.author.own;

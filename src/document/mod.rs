@@ -20,9 +20,9 @@
 pub mod counters;
 mod flush;
 mod key;
+mod listeners;
 mod record;
 pub mod sets;
-mod synced;
 mod tombstone;
 mod write;
 mod writers;
@@ -35,10 +35,10 @@ pub use write::{ClockView, DocumentLimit, Limits, Verdict, Write};
 use crate::ids::SessionRef;
 use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashTable};
+use listeners::Listeners;
 use record::{Author, Record};
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use synced::Synced;
 use tombstone::Graveyard;
 use write::Stamped;
 use writers::Writers;
@@ -56,7 +56,7 @@ const DIRTY_CAPACITY_KEPT: usize = 64;
 /// The fields of one document, with the clock that orders them.
 ///
 /// At rest it owns: one record of 96 bytes per field plus its name and value, five bytes of index per field, 16 bytes per
-/// subscriber that got a `sync_response`, and the encoded state if somebody asked for it since the last change.
+/// listener, and the encoded state if somebody asked for it since the last change.
 pub struct Document {
     id: Arc<str>,
     /// `L` of §9.4: at least every stamp ever given out and every countable clock value ever received.
@@ -66,7 +66,7 @@ pub struct Document {
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
     writers: Writers,
-    synced: Synced,
+    listeners: Listeners,
     graveyard: Graveyard,
     /// The greatest stamp of a tombstone that was dropped: a catch-up from before it cannot be complete.
     forgotten_stamp: u64,
@@ -94,7 +94,7 @@ impl Document {
             index: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             writers: Writers::default(),
-            synced: Synced::default(),
+            listeners: Listeners::default(),
             graveyard: Graveyard::default(),
             forgotten_stamp: 0,
             dirty: Vec::new(),
@@ -246,24 +246,44 @@ impl Document {
         }
     }
 
-    /// A `sync_response` goes to `session`: returns the value its clock must have, and remembers it.
+    /// A `sync_response` goes to `session`, which listens from now on: returns the value its clock must have, and remembers it.
     ///
     /// It jumps to the wall clock because it must also pass the counters of batches the client sent but the network lost.
     pub fn synced(&mut self, now_unix_ms: u64, session: SessionRef) -> u64 {
         self.clock = (self.clock + 1).max(now_unix_ms.min(CLOCK_VALUE_MAX));
-        self.synced.insert(session, self.clock);
+        self.listeners.insert(session, self.clock);
         self.clock
     }
 
-    /// The session unsubscribed or ended. Its records keep its name: a session reference is never reused.
-    pub fn left(&mut self, session: SessionRef) {
-        self.synced.remove(session);
+    /// The session hears of changes from now on; returns whether it did not before.
+    pub fn listen(&mut self, session: SessionRef) -> bool {
+        self.listeners.join(session)
+    }
+
+    /// The session unsubscribed or ended; returns whether it listened. Its records keep its name: a session reference is
+    /// never reused.
+    pub fn left(&mut self, session: SessionRef) -> bool {
+        self.listeners.remove(session)
+    }
+
+    /// Sessions that listen.
+    pub fn listener_count(&self) -> usize {
+        self.listeners.len()
+    }
+
+    /// Whether a session listens.
+    pub fn is_heard_by(&self, session: SessionRef) -> bool {
+        self.listeners.contains(session)
     }
 
     /// The live fields as one JSON object, shared until the next change.
     pub fn state_json(&mut self) -> Bytes {
         if let Some(state) = &self.state {
             return state.clone();
+        }
+        if self.live == 0 {
+            // Not kept: most documents that somebody merely subscribed to are empty.
+            return Bytes::from_static(b"{}");
         }
         let mut json = Vec::with_capacity(self.encoded_bytes());
         json.push(b'{');
@@ -295,7 +315,7 @@ impl Document {
             + self.index.allocation_size()
             + self.heap_bytes
             + self.writers.memory_bytes()
-            + self.synced.memory_bytes()
+            + self.listeners.memory_bytes()
             + self.graveyard.memory_bytes()
             + self.dirty.capacity() * size_of::<u32>()
             + self.forced.capacity() * size_of::<(u32, SessionRef)>()

@@ -561,7 +561,9 @@ proptest! {
                     prop_assert!(document.tombstone_count() <= limits.tombstones_max);
                 }
                 Step::Sync { client } => prop_assert_eq!(document.synced(now, session(client.into())), document.clock()),
-                Step::Left { client } => document.left(session(client.into())),
+                Step::Left { client } => {
+                    document.left(session(client.into()));
+                }
                 Step::Since { back, client } => {
                     let from = document.clock() - back;
                     if let Some(fields) = document.since(from, session(client.into())) {

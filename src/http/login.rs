@@ -4,7 +4,7 @@ use super::address::AddressGroup;
 use super::api::Api;
 use super::request::Head;
 use super::response::Response;
-use super::routes::{Answer, bearer_identity, too_many};
+use super::routes::{Answer, bearer_with_email, too_many};
 use crate::auth::{Authenticator, Permissions, Redemption, RefreshClaims, Subject};
 use crate::clock::Now;
 use crate::config::DemoLogin;
@@ -125,10 +125,9 @@ fn refreshed(claims: RefreshClaims, api: &Api) -> Option<Subject> {
 
 /// `GET /auth/me`.
 pub(super) fn me(head: &Head, api: &Api, now: Now) -> Response {
-    match bearer_identity(head, api, now) {
-        Ok(identity) => {
-            let (user_id, email) = (&identity.user_id, &identity.email);
-            let body = json!({ "userId": user_id, "email": email, "permissions": identity.permissions });
+    match bearer_with_email(head, api, now) {
+        Ok((identity, email)) => {
+            let body = json!({ "userId": identity.user_id, "email": email, "permissions": identity.permissions });
             secret(Response::json(200, &body))
         }
         Err(refused) => refused,
@@ -141,7 +140,7 @@ pub(super) fn verify(body: &Value, api: &Api, now: Now) -> Response {
         return Response::error(400, "Token required");
     };
     let body = match api.auth.verifier().access(token, now.unix_ms / 1000) {
-        Ok(identity) => json!({ "valid": true, "userId": identity.user_id, "expiresAt": identity.expires_at_unix_s }),
+        Ok(identity) => json!({ "valid": true, "userId": identity.user_id, "expiresAt": identity.expires_at_unix_s() }),
         Err(_) => json!({ "valid": false, "userId": null, "expiresAt": null }),
     };
     secret(Response::json(200, &body))

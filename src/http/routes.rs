@@ -236,7 +236,7 @@ fn list_limit(head: &Head) -> usize {
 
 fn snapshot_by_id(head: &Head, id: &str, access: Access, api: &Api, now: Now) -> Result<Question, Response> {
     let identity = snapshot_identity(head, api, now)?;
-    if access == Access::Write && identity.proof == Proof::Anonymous && !api.http.anonymous_snapshot_delete {
+    if access == Access::Write && identity.proof() == Proof::Anonymous && !api.http.anonymous_snapshot_delete {
         return Err(permission_denied());
     }
     if !is_uuid(id) {
@@ -280,6 +280,11 @@ fn snapshot_identity(head: &Head, api: &Api, now: Now) -> Result<Arc<Identity>, 
 
 /// The identity of `Authorization: Bearer <token>`, or the 401 to answer.
 pub(super) fn bearer_identity(head: &Head, api: &Api, now: Now) -> Result<Identity, Response> {
+    bearer_with_email(head, api, now).map(|(identity, _)| identity)
+}
+
+/// The same with the e-mail address in the token.
+pub(super) fn bearer_with_email(head: &Head, api: &Api, now: Now) -> Result<(Identity, Option<String>), Response> {
     let refused = |text| Response::error(401, text).with_header("WWW-Authenticate", "Bearer");
     let header = head
         .header("authorization")
@@ -290,7 +295,7 @@ pub(super) fn bearer_identity(head: &Head, api: &Api, now: Now) -> Result<Identi
     };
     api.auth
         .verifier()
-        .access(token, now.unix_ms / 1000)
+        .access_with_email(token, now.unix_ms / 1000)
         .map_err(|_| refused("Invalid or expired token"))
 }
 

@@ -212,7 +212,7 @@ fn the_demo_login_gives_what_is_asked_but_never_admin() {
     let token = body["accessToken"].as_str().unwrap();
     let identity = server_user.auth.verifier().access(token, NOW.unix_ms / 1000).unwrap();
     assert!(identity.permissions.can_write("b") && !identity.permissions.is_admin());
-    assert_eq!(identity.proof, crate::auth::Proof::DemoToken);
+    assert_eq!(identity.proof(), crate::auth::Proof::DemoToken);
     let full = server(&[("SYNCKIT_DEMO_LOGIN", "full")]);
     assert_eq!(
         full.json("POST /auth/login", &login).1["permissions"]["isAdmin"],

@@ -1,7 +1,8 @@
 //! The check that lets everything else read without checking: RFC 8259 grammar, UTF-8 and depth.
 
-use super::Raw;
 use super::scan::string_content_end;
+use super::{Key, Raw};
+use std::ops::Range;
 
 /// Deepest nesting accepted (protocol §2.7). Also bounds the recursion of the check.
 pub const DEPTH_MAX: usize = 128;
@@ -24,15 +25,31 @@ pub enum JsonError {
 /// Checks a complete JSON text and returns its value without surrounding white space. One leading byte order mark is
 /// skipped (protocol §2.4).
 pub fn validate(bytes: &[u8]) -> Result<Raw<'_>, JsonError> {
+    check(bytes, |check| check.value(0))
+}
+
+/// Like [`validate`], and hands out the members of the object that the text is, in the same pass. What was handed out counts
+/// only if the whole text turns out to be valid; of a text that is no object nothing is handed out.
+pub fn validate_object<'a>(bytes: &'a [u8], mut member: impl FnMut(Key<'a>, Raw<'a>)) -> Result<Raw<'a>, JsonError> {
+    check(bytes, |check| match check.peek() {
+        Some(b'{') => {
+            let text = check.text;
+            check.object(1, |name, value| member(Key(&text[name]), Raw(&text[value])))
+        }
+        _ => check.value(0),
+    })
+}
+
+fn check<'a>(
+    bytes: &'a [u8],
+    value: impl FnOnce(&mut Check<'a>) -> Result<(), JsonError>,
+) -> Result<Raw<'a>, JsonError> {
     let text = simdutf8::basic::from_utf8(bytes).map_err(|_| JsonError::Utf8)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut check = Check {
-        text: text.as_bytes(),
-        at: 0,
-    };
+    let mut check = Check { text, at: 0 };
     check.space();
     let start = check.at;
-    check.value(0)?;
+    value(&mut check)?;
     let end = check.at;
     check.space();
     if check.at != check.text.len() {
@@ -42,7 +59,7 @@ pub fn validate(bytes: &[u8]) -> Result<Raw<'_>, JsonError> {
 }
 
 struct Check<'a> {
-    text: &'a [u8],
+    text: &'a str,
     at: usize,
 }
 
@@ -52,7 +69,7 @@ impl Check<'_> {
     }
 
     fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
+        self.text.as_bytes().get(self.at).copied()
     }
 
     fn space(&mut self) {
@@ -64,7 +81,7 @@ impl Check<'_> {
     fn value(&mut self, depth: usize) -> Result<(), JsonError> {
         match self.peek() {
             Some(b'"') => self.string(),
-            Some(b'{') => self.object(depth + 1),
+            Some(b'{') => self.object(depth + 1, |_, _| {}),
             Some(b'[') => self.array(depth + 1),
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't') => self.literal(b"true"),
@@ -75,14 +92,16 @@ impl Check<'_> {
     }
 
     fn literal(&mut self, word: &[u8]) -> Result<(), JsonError> {
-        if !self.text[self.at..].starts_with(word) {
+        if !self.text.as_bytes()[self.at..].starts_with(word) {
             return Err(self.syntax());
         }
         self.at += word.len();
         Ok(())
     }
 
-    fn object(&mut self, depth: usize) -> Result<(), JsonError> {
+    /// `member` gets the places of each name (without quotes) and value.
+    #[inline]
+    fn object(&mut self, depth: usize, mut member: impl FnMut(Range<usize>, Range<usize>)) -> Result<(), JsonError> {
         self.open(depth)?;
         if self.closes(b'}') {
             return Ok(());
@@ -92,14 +111,18 @@ impl Check<'_> {
             if self.peek() != Some(b'"') {
                 return Err(self.syntax());
             }
+            let name = self.at + 1;
             self.string()?;
+            let name = name..self.at - 1;
             self.space();
             if self.peek() != Some(b':') {
                 return Err(self.syntax());
             }
             self.at += 1;
             self.space();
+            let value = self.at;
             self.value(depth)?;
+            member(name, value..self.at);
             if self.closes(b'}') {
                 return Ok(());
             }
@@ -145,10 +168,11 @@ impl Check<'_> {
         Ok(())
     }
 
+    #[inline]
     fn string(&mut self) -> Result<(), JsonError> {
         self.at += 1;
         loop {
-            self.at = string_content_end(self.text, self.at);
+            self.at = string_content_end(self.text.as_bytes(), self.at);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
@@ -238,6 +262,23 @@ mod tests {
             assert!(validate(text.as_bytes()).is_err(), "{text:?}");
         }
         assert_eq!(validate(b"\"\xff\""), Err(JsonError::Utf8));
+    }
+
+    #[test]
+    fn members_of_the_outermost_object_are_handed_out_as_the_iterator_gives_them() {
+        for text in [
+            " { \"a\" : [1, {\"x\":\"}\"} ] ,\"b\\n\":\"q\\\"\" , \"c\":-1.5e3 } ",
+            "{}",
+            "[{\"a\":1}]",
+            "\u{feff}{\"\":{\"inner\":null},\"\":true}",
+        ] {
+            let mut members = Vec::new();
+            let value = validate_object(text.as_bytes(), |key, value| members.push((key, value))).unwrap();
+            assert_eq!(Ok(value), validate(text.as_bytes()));
+            let iterated: Vec<_> = value.members().into_iter().flatten().collect();
+            assert_eq!(members, iterated, "{text:?}");
+        }
+        assert!(validate_object(b"{\"a\":1,}", |_, _| {}).is_err());
     }
 
     #[test]

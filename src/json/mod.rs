@@ -11,7 +11,7 @@ mod grammar;
 mod scan;
 mod write;
 
-pub use grammar::{DEPTH_MAX, JsonError, validate};
+pub use grammar::{DEPTH_MAX, JsonError, validate, validate_object};
 pub use write::{write_string, write_u64};
 
 use std::borrow::Cow;
@@ -90,17 +90,26 @@ impl<'a> Raw<'a> {
         if !self.is_number() {
             return None;
         }
+        if let Some(integer) = self.short_integer() {
+            return Some(integer as f64);
+        }
         self.0.parse::<f64>().ok().filter(|number| number.is_finite())
     }
 
     /// A number that is an integer of at least 0 and at most 2^53, in whatever notation; `None` for others.
     pub fn integer(self) -> Option<u64> {
-        let text = self.0.as_bytes();
-        if text.len() <= 15 && text.iter().all(u8::is_ascii_digit) {
-            return Some(text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')));
+        if let Some(integer) = self.short_integer() {
+            return Some(integer);
         }
         let number = self.number()?;
         ((0.0..=9_007_199_254_740_992.0).contains(&number) && number.fract() == 0.0).then_some(number as u64)
+    }
+
+    /// The usual case: digits only, and so few that a double holds them exactly.
+    fn short_integer(self) -> Option<u64> {
+        let text = self.0.as_bytes();
+        (text.len() <= 15 && text.iter().all(u8::is_ascii_digit))
+            .then(|| text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
     }
 
     /// Whether an object or array has nothing in it.

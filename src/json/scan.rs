@@ -15,9 +15,9 @@ pub(super) fn string_content_end(text: &[u8], mut at: usize) -> usize {
         let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
         let quotes = word ^ (ONES * u64::from(b'"'));
         let backslashes = word ^ (ONES * u64::from(b'\\'));
-        let zero = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes;
-        let controls = word.wrapping_sub(ONES * 0x20) & !word;
-        let found = (zero(quotes) | zero(backslashes) | controls) & HIGHS;
+        // All three patterns are ASCII, so one test of the high bit serves for all of them.
+        let borrows = quotes.wrapping_sub(ONES) | backslashes.wrapping_sub(ONES) | word.wrapping_sub(ONES * 0x20);
+        let found = borrows & !word & HIGHS;
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
         }

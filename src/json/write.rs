@@ -1,21 +1,24 @@
 //! Writing the few JSON texts the server makes itself.
 
+use super::scan::string_content_end;
+
 /// Appends `text` as a JSON string, quotes included, escaping only what RFC 8259 demands.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let bytes = text.as_bytes();
     let mut written = 0;
-    for (at, byte) in bytes.iter().enumerate() {
+    loop {
+        let at = string_content_end(bytes, written);
+        out.extend_from_slice(&bytes[written..at]);
+        let Some(byte) = bytes.get(at) else { break };
         let short = match byte {
             b'"' => b'"',
             b'\\' => b'\\',
             b'\n' => b'n',
             b'\r' => b'r',
             b'\t' => b't',
-            0..=0x1f => b'u',
-            _ => continue,
+            _ => b'u',
         };
-        out.extend_from_slice(&bytes[written..at]);
         out.extend_from_slice(&[b'\\', short]);
         if short == b'u' {
             const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -23,7 +26,6 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
         }
         written = at + 1;
     }
-    out.extend_from_slice(&bytes[written..]);
     out.push(b'"');
 }
 

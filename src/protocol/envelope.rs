@@ -2,7 +2,7 @@
 
 use super::kind::{BATCH_CODE_GO, Kind};
 use super::{Encoding, Fault};
-use crate::json::{self, Raw};
+use crate::json::{self, Key, Raw};
 
 /// Bytes of the binary frame header: code, time stamp, payload length.
 pub const HEADER_BYTES: usize = 13;
@@ -48,45 +48,51 @@ impl<'a> Fields<'a> {
 
     /// Adds the members of `object`; the envelope's own names only from the envelope itself.
     fn absorb(&mut self, object: Raw<'a>, envelope: bool) {
-        let Some(members) = object.members() else { return };
-        for (key, value) in members {
-            let decoded;
-            let name = if key.escaped().as_bytes().contains(&b'\\') {
-                decoded = key.decode();
-                decoded.as_ref()
-            } else {
-                key.escaped()
-            };
-            let place = match name {
-                "type" | "id" | "timestamp" if !envelope => continue,
-                "type" => &mut self.kind,
-                "id" => &mut self.id,
-                "timestamp" => &mut self.timestamp,
-                "documentId" => &mut self.document_id,
-                "docId" => &mut self.doc_id,
-                "vectorClock" => &mut self.vector_clock,
-                "clock" => &mut self.clock,
-                "messageId" => &mut self.message_id,
-                "clientId" => &mut self.client_id,
-                "userId" => &mut self.user_id,
-                "token" => &mut self.token,
-                "apiKey" => &mut self.api_key,
-                "delta" => &mut self.delta,
-                "field" => &mut self.field,
-                "value" => &mut self.value,
-                "changes" => &mut self.changes,
-                "deltas" => &mut self.deltas,
-                "operation" => &mut self.operation,
-                "state" => &mut self.state,
-                "chunkId" => &mut self.chunk_id,
-                "totalChunks" => &mut self.total_chunks,
-                "chunkIndex" => &mut self.chunk_index,
-                "data" => &mut self.data,
-                "payload" if envelope => &mut self.payload,
-                _ => continue,
-            };
+        for (key, value) in object.members().into_iter().flatten() {
+            self.set(key, value, envelope);
+        }
+    }
+
+    fn set(&mut self, key: Key<'a>, value: Raw<'a>, envelope: bool) {
+        if let Some(place) = self.place(key.escaped(), envelope) {
+            *place = Some(value);
+        } else if key.escaped().contains('\\')
+            && let Some(place) = self.place(&key.decode(), envelope)
+        {
             *place = Some(value);
         }
+    }
+
+    /// Where the member of that name is kept.
+    fn place(&mut self, name: &str, envelope: bool) -> Option<&mut Option<Raw<'a>>> {
+        Some(match name {
+            "type" | "id" | "timestamp" if !envelope => return None,
+            "type" => &mut self.kind,
+            "id" => &mut self.id,
+            "timestamp" => &mut self.timestamp,
+            "documentId" => &mut self.document_id,
+            "docId" => &mut self.doc_id,
+            "vectorClock" => &mut self.vector_clock,
+            "clock" => &mut self.clock,
+            "messageId" => &mut self.message_id,
+            "clientId" => &mut self.client_id,
+            "userId" => &mut self.user_id,
+            "token" => &mut self.token,
+            "apiKey" => &mut self.api_key,
+            "delta" => &mut self.delta,
+            "field" => &mut self.field,
+            "value" => &mut self.value,
+            "changes" => &mut self.changes,
+            "deltas" => &mut self.deltas,
+            "operation" => &mut self.operation,
+            "state" => &mut self.state,
+            "chunkId" => &mut self.chunk_id,
+            "totalChunks" => &mut self.total_chunks,
+            "chunkIndex" => &mut self.chunk_index,
+            "data" => &mut self.data,
+            "payload" if envelope => &mut self.payload,
+            _ => return None,
+        })
     }
 
     /// `documentId`, else `docId` (protocol §5).
@@ -159,11 +165,16 @@ pub fn parse(bytes: &[u8], is_text: bool) -> Result<Message<'_>, Refused<'_>> {
     }
 }
 
+/// The object that a JSON text is, with its members.
+fn read_object(bytes: &[u8]) -> Option<(Raw<'_>, Fields<'_>)> {
+    let mut fields = Fields::default();
+    let body = json::validate_object(bytes, |key, value| fields.set(key, value, true)).ok()?;
+    body.is_object().then_some((body, fields))
+}
+
 fn parse_json(bytes: &[u8]) -> Result<Message<'_>, Refused<'_>> {
     let encoding = Encoding::Json;
-    let object = json::validate(bytes).ok().filter(|value| value.is_object());
-    let body = object.ok_or_else(|| Refused::unreadable(encoding))?;
-    let mut fields = Fields::read(body);
+    let (body, mut fields) = read_object(bytes).ok_or_else(|| Refused::unreadable(encoding))?;
     if let Some(payload) = fields.payload.filter(|payload| payload.is_object()) {
         fields.absorb(payload, false);
     }
@@ -197,11 +208,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Message<'_>, Refused<'_>> {
     let length = usize::try_from(length).map_err(|_| unreadable())?;
     let payload = bytes[HEADER_BYTES..].get(..length).ok_or_else(unreadable)?;
     let payload = if payload.is_empty() { b"{}" } else { payload };
-    let body = json::validate(payload)
-        .ok()
-        .filter(|value| value.is_object())
-        .ok_or_else(unreadable)?;
-    let fields = Fields::read(body);
+    let (body, fields) = read_object(payload).ok_or_else(unreadable)?;
     let named = fields.kind.and_then(Raw::string);
     let described = named.is_some();
     let named = named

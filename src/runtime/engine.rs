@@ -27,17 +27,17 @@ const SEND_BYTES_MAX: usize = 256 * 1024;
 /// Slots a handler may use; `SessionRef` has 24 bits for them.
 const SLOTS_MAX: usize = 1 << 24;
 
-/// A connection as the runtime sees it: 24 bytes, and a box only while the kernel refuses more bytes.
+/// A connection as the runtime sees it: 16 bytes, and a box only while the kernel refuses more bytes.
 struct Entry {
-    file: u32,
-    ring: u16,
+    handle: Handle,
     flags: u16,
-    generation: u32,
+    generation: u16,
     /// What the handler has given out and the kernel not yet taken.
     unsent: Option<Box<Outgoing>>,
 }
 
-const _: () = assert!(mem::size_of::<Entry>() <= 24);
+const _: () = assert!(Key::GENERATION_BITS == u16::BITS);
+const _: () = assert!(mem::size_of::<Entry>() <= 16);
 
 const OCCUPIED: u16 = 1;
 /// The handler wants no bytes.
@@ -55,8 +55,7 @@ const INHERITED: u16 = 1 << 7;
 
 impl Entry {
     const VACANT: Entry = Entry {
-        file: 0,
-        ring: 0,
+        handle: Handle::NONE,
         flags: 0,
         generation: 0,
         unsent: None,
@@ -67,10 +66,18 @@ impl Entry {
     }
 
     fn handle(&self) -> Handle {
-        Handle {
-            file: self.file,
-            ring: self.ring,
+        self.handle
+    }
+
+    fn key(&self, slot: Slot) -> Key {
+        Key {
+            slot,
+            generation: u32::from(self.generation),
         }
+    }
+
+    fn has(&self, key: Key) -> bool {
+        self.is(OCCUPIED) && u32::from(self.generation) == key.generation
     }
 }
 
@@ -204,7 +211,7 @@ impl<H: Handler, L: Sockets> Engine<H, L> {
         let Some(entry) = self.entries.get_mut(key.slot.index()) else {
             return;
         };
-        if !entry.is(OCCUPIED) || entry.generation != key.generation {
+        if !entry.has(key) {
             return;
         }
         if readiness.hangup {
@@ -314,10 +321,7 @@ impl<H: Handler, L: Sockets> Engine<H, L> {
         };
         if entry.is(OCCUPIED) && !entry.is(WRITE_QUEUED | BLOCKED) {
             entry.flags |= WRITE_QUEUED;
-            self.to_write.push_back(Key {
-                slot,
-                generation: entry.generation,
-            });
+            self.to_write.push_back(entry.key(slot));
         }
     }
 
@@ -383,12 +387,27 @@ impl<H: Handler, L: Sockets> Engine<H, L> {
         }
         if bytes == 0 && !done {
             entry.flags |= BLOCKED;
-        } else {
-            // All taken: the handler may have more. Part taken: try again, since only a refusal promises an event.
+        } else if !done || inherited {
+            // Part taken: try again, since only a refusal promises an event.
             self.queue_write(key.slot);
         }
         if !inherited && (bytes > 0 || done) {
             handler.sent(now, key.slot, bytes, done);
+        }
+        if done && !inherited {
+            self.send_on(handler, key);
+        }
+    }
+
+    /// All that was taken has been sent: asks for more at once, so that a further turn is needed only if there is some.
+    fn send_on(&mut self, handler: &mut H, key: Key) {
+        let Some(entry) = live(&mut self.entries, key) else {
+            return;
+        };
+        let pieces = handler.take_outgoing(key.slot, SEND_BYTES_MAX);
+        if !pieces.is_empty() {
+            entry.unsent = Some(Box::new(pieces));
+            self.queue_write(key.slot);
         }
     }
 
@@ -437,29 +456,22 @@ impl<H: Handler, L: Sockets> Engine<H, L> {
             "the handler gave out a slot that still has a socket"
         );
         *entry = Entry {
-            file: handle.file,
-            ring: handle.ring,
+            handle,
             flags: OCCUPIED,
             generation: entry.generation,
             unsent: None,
         };
         self.open += 1;
-        Key {
-            slot,
-            generation: entry.generation,
-        }
+        entry.key(slot)
     }
 
     /// Empties a slot. Whatever still carries the old generation is void from here on.
     fn vacate(&mut self, slot: Slot) -> Option<(Handle, Key, Outgoing)> {
         let entry = self.entries.get_mut(slot.index()).filter(|entry| entry.is(OCCUPIED))?;
-        let key = Key {
-            slot,
-            generation: entry.generation,
-        };
+        let key = entry.key(slot);
         let handle = entry.handle();
         let unsent = entry.unsent.take().map_or_else(Outgoing::new, |unsent| *unsent);
-        let generation = (entry.generation + 1) & ((1 << Key::GENERATION_BITS) - 1);
+        let generation = entry.generation.wrapping_add(1);
         *entry = Entry {
             generation,
             ..Entry::VACANT
@@ -499,10 +511,7 @@ impl<H: Handler, L: Sockets> Engine<H, L> {
         };
         entry.flags &= !PAUSED;
         if entry.is(READABLE) {
-            let key = Key {
-                slot,
-                generation: entry.generation,
-            };
+            let key = entry.key(slot);
             self.queue_read(key);
         }
     }
@@ -630,7 +639,7 @@ impl<H: Handler, L: Sockets> Engine<H, L> {
 
 fn live(entries: &mut [Entry], key: Key) -> Option<&mut Entry> {
     let entry = entries.get_mut(key.slot.index())?;
-    (entry.is(OCCUPIED) && entry.generation == key.generation).then_some(entry)
+    entry.has(key).then_some(entry)
 }
 
 fn is_temporary(error: &io::Error) -> bool {

@@ -62,10 +62,7 @@ impl Ordinary {
         for _ in 0..ACCEPTS_MAX {
             match sys::accept(listener.as_fd()) {
                 Ok((socket, peer)) => {
-                    let handle = Handle {
-                        file: socket.into_raw_fd() as u32,
-                        ring: 0,
-                    };
+                    let handle = Handle::ordinary(socket.into_raw_fd());
                     events.push(Event::Accepted { handle, peer });
                 }
                 Err(error) => match error.raw_os_error() {
@@ -89,7 +86,7 @@ impl Ordinary {
 }
 
 fn raw(handle: Handle) -> RawFd {
-    handle.file as RawFd
+    handle.descriptor()
 }
 
 /// Takes the descriptor back from a handle, to close it or to send it on.
@@ -168,10 +165,7 @@ impl Sockets for Ordinary {
 
     fn arrive(&mut self, transit: Transit) -> Handle {
         match transit {
-            Transit::Descriptor(socket) => Handle {
-                file: socket.into_raw_fd() as u32,
-                ring: 0,
-            },
+            Transit::Descriptor(socket) => Handle::ordinary(socket.into_raw_fd()),
             Transit::Installed(_) => unreachable!("all shards of a process use the same layer"),
         }
     }

@@ -10,20 +10,49 @@ use crate::ids::{ShardId, Slot};
 use bytes::Buf;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 /// Sockets read or written by one batch.
 pub(super) const BATCH: usize = 32;
 /// Bytes one read takes at most; a batch has one such chunk of scratch for each of its sockets.
 pub(super) const CHUNK_BYTES: usize = 16 * 1024;
 
-/// A socket as its layer names it.
+/// A socket as its layer names it: one word, because it exists once per connection. Ordinary: the descriptor. Direct: the
+/// number of the ring and the index in its file table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Handle {
-    /// Ordinary: the descriptor. Direct: the index in the ring's file table.
-    pub file: u32,
-    /// Direct: which ring. Ordinary: 0.
-    pub ring: u16,
+pub(super) struct Handle(u32);
+
+impl Handle {
+    /// No socket.
+    pub const NONE: Self = Self(0);
+    /// Bits of an index in a ring's table.
+    pub const FILE_BITS: u32 = 15;
+
+    /// An ordinary descriptor.
+    pub fn ordinary(descriptor: RawFd) -> Self {
+        Self(descriptor as u32)
+    }
+
+    /// The descriptor of an ordinary socket.
+    pub fn descriptor(self) -> RawFd {
+        self.0 as RawFd
+    }
+
+    /// A place in a ring's table.
+    pub fn direct(ring: u16, file: u32) -> Self {
+        assert!(file < 1 << Self::FILE_BITS, "a table larger than handles can tell");
+        Self(u32::from(ring) << Self::FILE_BITS | file)
+    }
+
+    /// The ring of a direct socket.
+    pub fn ring(self) -> u16 {
+        (self.0 >> Self::FILE_BITS) as u16
+    }
+
+    /// The place of a direct socket in its ring's table.
+    pub fn file(self) -> u32 {
+        self.0 & ((1 << Self::FILE_BITS) - 1)
+    }
 }
 
 /// Which connection an event is for. The generation tells a slot's present socket from its former ones.
@@ -34,8 +63,9 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Generations wrap at this many bits; the rings' user data has room for no more.
-    pub const GENERATION_BITS: u32 = 28;
+    /// Generations wrap at this many bits. What carries an old one is gone within a turn or two, in which no slot is taken
+    /// that often.
+    pub const GENERATION_BITS: u32 = 16;
 
     pub fn to_u60(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.slot.0)

@@ -1,6 +1,7 @@
 //! Thin safe wrappers over the system calls the runtime needs and the standard library lacks.
 //!
-//! Everything here returns at once: sockets are used with `MSG_DONTWAIT`, event and timer descriptors are non-blocking.
+//! Everything here but [`wait_readable`] returns at once: sockets are used with `MSG_DONTWAIT`, event and timer descriptors
+//! are non-blocking.
 //! Apart from this file only the private rings (`direct/ring.rs`), the glommio bridge (`readiness.rs`), `ordinary.rs` and
 //! `signals.rs` use `unsafe` outside tests.
 
@@ -54,6 +55,22 @@ pub(super) fn quiet_bell(bell: BorrowedFd<'_>) {
     let mut count = 0u64;
     // SAFETY: the eight bytes of `count` live across the call.
     let _ = unsafe { libc::read(bell.as_raw_fd(), (&raw mut count).cast(), 8) };
+}
+
+/// Blocks the thread until the descriptor is readable, at most `wait_us`. Returns whether it may be.
+pub(super) fn wait_readable(descriptor: BorrowedFd<'_>, wait_us: u64) -> bool {
+    let mut poll = libc::pollfd {
+        fd: descriptor.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let wait = libc::timespec {
+        tv_sec: (wait_us / 1_000_000) as libc::time_t,
+        tv_nsec: ((wait_us % 1_000_000) * 1000) as libc::c_long,
+    };
+    // SAFETY: one pollfd and the timespec live across the call; no signal mask is given. Whatever goes wrong (a signal) counts as
+    // readable: the caller looks again.
+    unsafe { libc::ppoll(&mut poll, 1, &wait, std::ptr::null()) != 0 }
 }
 
 /// A non-blocking monotonic timerfd.

@@ -8,6 +8,8 @@ pub mod chunks;
 pub mod deferred;
 pub mod outbox;
 pub mod rate;
+pub mod spares;
+pub mod subscriptions;
 
 use crate::auth::Identity;
 use crate::http::{Body, Framing, Head};
@@ -18,9 +20,9 @@ use chunks::ChunkSets;
 use deferred::Deferred;
 use outbox::Outbox;
 use rate::TokenBucket;
-use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::sync::Arc;
+use subscriptions::Subscriptions;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +79,10 @@ impl Flags {
 
     /// A check for idle chunk sets is scheduled.
     pub const CHUNKS_WATCHED: Flags = Flags(1 << 15);
+    /// Asked for a sign of life since the last one.
+    pub const PINGED: Flags = Flags(1 << 19);
+    /// A check whether its token has expired is scheduled.
+    pub const TOKEN_WATCHED: Flags = Flags(1 << 18);
     /// A check whether it is left over by a reconnect is scheduled.
     pub const SUPERSEDED_WATCHED: Flags = Flags(1 << 16);
 
@@ -195,7 +201,7 @@ pub struct Session {
     /// Its client id, once it gave one; [`Session::writer`] tells whether it writes under it.
     pub client: Option<Arc<ClientId>>,
     /// What it hears about.
-    pub subscriptions: SmallVec<[Subscription; 1]>,
+    pub subscriptions: Subscriptions,
     /// What waits to be sent.
     pub outbox: Option<Box<Outbox>>,
     /// A frame or message that is partly received.
@@ -204,7 +210,7 @@ pub struct Session {
     pub extra: Option<Box<Extra>>,
 }
 
-const _: () = assert!(size_of::<Session>() <= 128, "a connection at rest got more expensive");
+const _: () = assert!(size_of::<Session>() <= 104, "a connection at rest got more expensive");
 const _: () = assert!(size_of::<Subscription>() <= 12);
 
 /// Parts of a session that are rare; the box goes as soon as all of them are empty.

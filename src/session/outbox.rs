@@ -48,6 +48,12 @@ pub struct Outbox {
     pub progress_us: u64,
 }
 
+/// Room a tail begins with: a few answers.
+const TAIL_BYTES_MIN: usize = 512;
+
+/// Room for chunks that an emptied outbox keeps.
+const CHUNKS_KEPT: usize = 4;
+
 /// A tail of this size becomes a chunk, so that one send does not have to move it.
 const TAIL_BYTES_MAX: usize = 32 * 1024;
 
@@ -91,8 +97,23 @@ impl Outbox {
         self.queued > self.in_flight
     }
 
+    /// As new; the room for chunks is kept unless it is large.
+    pub fn reset(&mut self) {
+        debug_assert!(self.is_empty(), "bytes still wait");
+        let mut chunks = std::mem::take(&mut self.chunks);
+        chunks.clear();
+        chunks.shrink_to(CHUNKS_KEPT);
+        *self = Outbox {
+            chunks,
+            ..Outbox::default()
+        };
+    }
+
     /// Appends whole frames by writing them into the buffer that `write` gets.
     pub fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.tail.capacity() == 0 {
+            self.tail.reserve_exact(TAIL_BYTES_MIN);
+        }
         let before = self.tail.len();
         write(&mut self.tail);
         let added = self.tail.len() - before;

@@ -54,7 +54,7 @@ impl Shard {
         HealthFacts {
             uptime_ms: self.now.unix_ms.saturating_sub(self.context.started_unix_ms),
             connections: self.websockets,
-            users: self.users.len() as u64 + self.anonymous,
+            users: self.users.count(),
             clients: self.clients.len() as u64,
             documents: self.library.len() as u64,
             document_list: if details { self.document_facts() } else { Vec::new() },
@@ -65,7 +65,7 @@ impl Shard {
     fn document_facts(&self) -> Vec<DocumentFacts> {
         let facts = |shelf: &super::library::Shelf| DocumentFacts {
             id: shelf.id.to_string(),
-            subscribers: shelf.listeners.len() as u64,
+            subscribers: shelf.fields.listener_count() as u64,
             last_modified_unix_ms: shelf.modified_ms,
         };
         self.library.iter().map(facts).collect()

@@ -6,9 +6,11 @@
 
 use super::mail::DocumentId;
 use super::sessions::Sessions;
+use super::slab::Slab;
 use crate::ids::{ShardId, Slot};
 use crate::session::{Interest, Subscription};
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::hash::BuildHasher;
 
 /// One local listener: the session's slot and the position of this subscription in the session's list.
 #[derive(Clone, Copy, Debug)]
@@ -41,31 +43,32 @@ pub struct Audience {
 /// All audiences of a shard.
 #[derive(Debug, Default)]
 pub struct Audiences {
-    by_document: HashMap<DocumentId, u32>,
-    entries: Vec<Option<Audience>>,
-    free: Vec<u32>,
+    /// Audiences, hashed by the documents' ids.
+    by_document: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    entries: Slab<Audience>,
 }
 
 impl Audiences {
     /// The audience of a document, if anybody here listens.
     pub fn find(&self, document: &str) -> Option<u32> {
-        self.by_document.get(document).copied()
+        let hash = self.hasher.hash_one(document);
+        let is_it = |audience: &u32| {
+            self.entries
+                .at(*audience)
+                .is_some_and(|entry| *entry.document == *document)
+        };
+        self.by_document.find(hash, is_it).copied()
     }
 
     /// An audience that [`Audiences::find`] or a subscription named.
     pub fn at(&self, audience: u32) -> &Audience {
-        self.entries[audience as usize]
-            .as_ref()
-            .expect("subscriptions name live audiences")
+        self.entries.at(audience).expect("subscriptions name live audiences")
     }
 
     /// Subscriptions on this shard, all documents together.
     pub fn listeners(&self) -> usize {
-        self.entries
-            .iter()
-            .flatten()
-            .map(|audience| audience.listeners.len())
-            .sum()
+        self.entries.iter().map(|audience| audience.listeners.len()).sum()
     }
 
     /// Adds an interest of a session in a document. Returns the audience.
@@ -86,10 +89,7 @@ impl Audiences {
             held.interest = held.interest.with(interest);
             return Some(audience);
         }
-        let listeners = &mut self.entries[audience as usize]
-            .as_mut()
-            .expect("found or made above")
-            .listeners;
+        let listeners = &mut self.entries.at_mut(audience).expect("found or made above").listeners;
         let position = listeners.len() as u32;
         listeners.push(Listener {
             slot,
@@ -111,43 +111,38 @@ impl Audiences {
         }
         let left = session.subscriptions.swap_remove(subscription);
         if let Some(moved) = session.subscriptions.get(subscription) {
-            let listeners = &mut self.entries[moved.audience as usize]
-                .as_mut()
-                .expect("live audience")
-                .listeners;
+            let listeners = &mut self.entries.at_mut(moved.audience).expect("live audience").listeners;
             listeners[moved.position as usize].subscription = subscription as u32;
         }
-        let audience = self.entries[left.audience as usize].as_mut().expect("live audience");
+        let audience = self.entries.at_mut(left.audience).expect("live audience");
         let document = audience.document.clone();
         audience.listeners.swap_remove(left.position as usize);
         if let Some(moved) = audience.listeners.get(left.position as usize) {
             let other = sessions.at_mut(moved.slot).expect("listeners are live sessions");
             other.subscriptions[moved.subscription as usize].position = left.position;
         } else if audience.listeners.is_empty() {
-            self.by_document.remove(&document);
-            self.entries[left.audience as usize] = None;
-            self.free.push(left.audience);
+            let hash = self.hasher.hash_one(&*document);
+            if let Ok(entry) = self.by_document.find_entry(hash, |other| *other == left.audience) {
+                entry.remove();
+            }
+            self.entries.take(left.audience);
         }
         Some(document)
     }
 
     fn create(&mut self, document: &DocumentId, home: ShardId) -> u32 {
-        let entry = Some(Audience {
+        let audience = self.entries.insert(Audience {
             document: document.clone(),
             home,
             listeners: Vec::new(),
         });
-        let audience = match self.free.pop() {
-            Some(audience) => {
-                self.entries[audience as usize] = entry;
-                audience
-            }
-            None => {
-                self.entries.push(entry);
-                (self.entries.len() - 1) as u32
-            }
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        let hash_of = |audience: &u32| {
+            entries
+                .at(*audience)
+                .map_or(0, |entry| hasher.hash_one(&*entry.document))
         };
-        self.by_document.insert(document.clone(), audience);
+        self.by_document.insert_unique(hash_of(&audience), audience, hash_of);
         audience
     }
 }

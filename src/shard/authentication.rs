@@ -3,7 +3,7 @@
 use super::connection::Next;
 use super::mail::Mail;
 use super::{Due, Shard};
-use crate::auth::{AuthOutcome, Credentials, Identity, Proof, Refusal, UpgradeOutcome};
+use crate::auth::{AuthOutcome, Credentials, Identity, Refusal, UpgradeOutcome};
 use crate::ids::{SessionRef, Slot};
 use crate::json::Raw;
 use crate::limits::TOKEN_EXPIRY_GRACE_S;
@@ -36,7 +36,7 @@ impl Shard {
         );
         let user_id = match outcome {
             AuthOutcome::Accepted(identity) => {
-                let user_id = identity.user_id.clone();
+                let user_id = identity.user_id.to_string();
                 self.become_identity(slot, identity);
                 user_id
             }
@@ -104,7 +104,6 @@ impl Shard {
 
     /// The connection is this identity from now on; what it may no longer read it no longer hears.
     fn become_identity(&mut self, slot: Slot, identity: Arc<Identity>) {
-        let expires = identity.expires_at_unix_s;
         let Some(reference) = self.sessions.reference(slot) else {
             return;
         };
@@ -114,9 +113,9 @@ impl Shard {
         let before = std::mem::replace(&mut session.identity, identity.clone());
         let authenticated_before = session.flags.set(Flags::AUTHENTICATED);
         if authenticated_before {
-            self.user_gone(&before);
+            self.users.gone(&before);
         }
-        self.user_came(&identity);
+        self.users.came(&identity);
         let mut at = 0;
         while let Some(held) = self
             .sessions
@@ -143,32 +142,11 @@ impl Shard {
                 );
             }
         }
-        if !authenticated_before || before.expires_at_unix_s != expires {
-            self.watch_token(slot, expires);
+        // Whatever was scheduled for a former token comes too late if this one ends sooner.
+        if let Some(session) = self.sessions.at_mut(slot) {
+            session.flags.clear(Flags::TOKEN_WATCHED);
         }
-    }
-
-    /// Counts a connection of a user.
-    pub(super) fn user_came(&mut self, identity: &Identity) {
-        match identity.proof {
-            Proof::Anonymous => self.anonymous += 1,
-            _ => *self.users.entry_ref(identity.user_id.as_str()).or_insert(0) += 1,
-        }
-    }
-
-    /// One connection of a user less.
-    pub(super) fn user_gone(&mut self, identity: &Identity) {
-        if identity.proof == Proof::Anonymous {
-            self.anonymous -= 1;
-            return;
-        }
-        let Some(count) = self.users.get_mut(identity.user_id.as_str()) else {
-            return;
-        };
-        *count -= 1;
-        if *count == 0 {
-            self.users.remove(identity.user_id.as_str());
-        }
+        self.watch_token(slot);
     }
 
     /// Schedules the end of the time without authentication.
@@ -198,18 +176,30 @@ impl Shard {
         self.close(slot, 1008, "Authentication required");
     }
 
-    /// Schedules the end of a connection whose token expires.
-    pub(super) fn watch_token(&mut self, slot: Slot, expires_at_unix_s: Option<u64>) {
-        let Some(expires) = expires_at_unix_s.filter(|_| self.context.config.auth.close_on_token_expiry) else {
-            return;
-        };
+    /// Schedules the end of a connection whose token expires before the sweep has come round to it again. All others own
+    /// no deadline: the sweep calls this for every connection it passes.
+    pub(super) fn watch_token(&mut self, slot: Slot) {
+        let sweep_round_us = self.sweep_period_us();
         let Some(reference) = self.sessions.reference(slot) else {
             return;
         };
+        let Some(session) = self.sessions.at_mut(slot) else {
+            return;
+        };
+        let Some(expires) = session.identity.expires_at_unix_s() else {
+            return;
+        };
+        if session.flags.has(Flags::TOKEN_WATCHED) || !self.context.config.auth.close_on_token_expiry {
+            return;
+        }
         let over_ms = expires.saturating_add(TOKEN_EXPIRY_GRACE_S).saturating_mul(1000);
         let wait_us = over_ms.saturating_sub(self.now.unix_ms).saturating_mul(1000);
-        self.deadlines
-            .at(self.now.mono_us.saturating_add(wait_us), Due::Token(reference));
+        // Twice, because a busy shard may take longer for a round.
+        if wait_us <= sweep_round_us.saturating_mul(2).max(TOKEN_WATCH_US_MIN) {
+            session.flags.set(Flags::TOKEN_WATCHED);
+            self.deadlines
+                .at(self.now.mono_us.saturating_add(wait_us), Due::Token(reference));
+        }
     }
 
     /// A token may have expired; it may also have been replaced.
@@ -217,13 +207,20 @@ impl Shard {
         let Some(slot) = self.sessions.find(reference) else {
             return;
         };
-        let Some(expires) = self.identity(slot).expires_at_unix_s else {
+        let Some(session) = self.sessions.at_mut(slot) else {
+            return;
+        };
+        let Some(expires) = session.identity.expires_at_unix_s() else {
             return;
         };
         if expires.saturating_add(TOKEN_EXPIRY_GRACE_S).saturating_mul(1000) > self.now.unix_ms {
-            return self.watch_token(slot, Some(expires));
+            session.flags.clear(Flags::TOKEN_WATCHED);
+            return self.watch_token(slot);
         }
         self.send_auth_error(slot, None, "Token expired", "INVALID_TOKEN");
         self.close(slot, 1008, "Token expired");
     }
 }
+
+/// Shortest time ahead of a token's end at which its deadline is set.
+const TOKEN_WATCH_US_MIN: u64 = 5_000_000;

@@ -46,7 +46,7 @@ impl Shard {
             census.lagging += session.extra.as_ref().map_or(0, |extra| extra.lagging.len());
         }
         for shelf in self.library.iter() {
-            census.listeners += shelf.listeners.len();
+            census.listeners += shelf.fields.listener_count();
             census.documents.push(shelf.id.clone());
         }
         census

@@ -15,9 +15,9 @@ use crate::protocol::{Fault, Style};
 use crate::session::deferred::OwnedMessage;
 use crate::session::outbox::Origin;
 use crate::session::rate::TokenBucket;
+use crate::session::subscriptions::Subscriptions;
 use crate::session::{Extra, Flags, HttpState, Interest, Session, Stage};
 use crate::websocket::{self, Decoder, Event, Partial, Violation};
-use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl Shard {
             address: AddressKey::of(peer),
             identity: self.context.authenticator.anonymous().clone(),
             client: None,
-            subscriptions: SmallVec::new(),
+            subscriptions: Subscriptions::default(),
             outbox: None,
             partial: None,
             extra: Some(Box::new(Extra {
@@ -78,9 +78,9 @@ impl Shard {
         session.flags.clear(Flags::STALL_WATCHED);
         session.flags.clear(Flags::SUPERSEDED_WATCHED);
         session.flags.clear(Flags::CHUNKS_WATCHED);
+        session.flags.clear(Flags::TOKEN_WATCHED);
         session.flags.clear(Flags::TOO_SLOW);
         let (authenticated, closing) = (session.flags.has(Flags::AUTHENTICATED), session.stage == Stage::Closing);
-        let expires = session.identity.expires_at_unix_s;
         let has_output = session.outbox.is_some();
         let slot = self.sessions.insert(session)?;
         let reference = self.sessions.reference(slot)?;
@@ -88,7 +88,7 @@ impl Shard {
         self.websockets += 1;
         if authenticated {
             let identity = self.identity(slot);
-            self.user_came(&identity);
+            self.users.came(&identity);
         }
         if has_output {
             self.outbox_unbounded(slot);
@@ -96,7 +96,7 @@ impl Shard {
         if closing {
             self.deadlines.at(self.now.mono_us, Due::CloseGrace(reference));
         } else if authenticated {
-            self.watch_token(slot, expires);
+            self.watch_token(slot);
         } else {
             self.watch_authentication(slot);
         }
@@ -124,6 +124,7 @@ impl Shard {
             return;
         };
         session.seen_ms = now_ms;
+        session.flags.clear(Flags::PINGED);
         match session.stage {
             _ if session.flags.has(Flags::DEAF) => {}
             Stage::Http => self.http_bytes(slot, bytes),
@@ -399,7 +400,7 @@ impl Shard {
         let websocket = matches!(session.stage, Stage::Open | Stage::Closing);
         self.websockets -= u64::from(websocket);
         if session.flags.has(Flags::AUTHENTICATED) {
-            self.user_gone(&session.identity);
+            self.users.gone(&session.identity);
         }
         websocket
     }

@@ -34,6 +34,8 @@ pub enum Due {
     Presence,
     /// Tombstones and counter memories may have expired.
     Housekeeping,
+    /// Outboxes kept for reuse.
+    Spares,
     /// What was accepted before the shut-down has been spread.
     Drained,
 }
@@ -49,6 +51,9 @@ impl Due {
         )
     }
 }
+
+/// Room that is kept for good.
+const CAPACITY_KEPT: usize = 4096;
 
 /// A queue of them.
 #[derive(Debug, Default)]
@@ -75,6 +80,10 @@ impl Deadlines {
             return None;
         }
         self.heap.pop();
+        // Everybody who connects has a deadline for a while. A storm of connections must not pin its memory for good.
+        if self.heap.capacity() > CAPACITY_KEPT.max(4 * self.heap.len()) {
+            self.heap.shrink_to(2 * self.heap.len());
+        }
         Some(due)
     }
 

@@ -9,7 +9,6 @@ use super::{Due, Shard};
 use crate::ids::SessionRef;
 use crate::limits::{SNAPSHOT_WEIGHT_BYTES, TOMBSTONES_SENT_MAX};
 use crate::protocol::Fault;
-use crate::session::Interest;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -75,7 +74,7 @@ impl Shard {
         };
         let (unix_ms, session) = (self.now.unix_ms, request.session);
         let Some(shelf) = self.library.at(place) else { return };
-        shelf.listen(session, Interest::DOCUMENT);
+        shelf.listen(session);
         shelf.fields.raise_clock(request.clock_max);
         let clock = shelf.fields.synced(unix_ms, session);
         let along = request.is_subscribe && request.sdk;
@@ -125,7 +124,7 @@ impl Shard {
         let Some(shelf) = self.library.shelf(&document) else {
             return;
         };
-        if shelf.fields.field_count() == 0 || !shelf.listeners.contains_key(&session) {
+        if shelf.fields.field_count() == 0 || !shelf.fields.is_heard_by(session) {
             return;
         }
         let clock = shelf.fields.clock();
@@ -205,7 +204,7 @@ impl Shard {
         shelf.flushed_us = now_us.max(1);
         let changed_us = shelf.changed_us;
         let fields = shelf.fields.flush(&limits);
-        if fields.is_empty() || shelf.listeners.is_empty() {
+        if fields.is_empty() || shelf.shards.is_empty() {
             return self.dispose(place);
         }
         let mut shards: SmallVec<[_; 2]> = SmallVec::new();

@@ -6,7 +6,6 @@ use super::{Due, Shard};
 use crate::awareness::{Change, Rejected};
 use crate::ids::SessionRef;
 use crate::limits::AWARENESS_SWEEP_US;
-use crate::session::Interest;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -28,7 +27,7 @@ impl Shard {
             }
         };
         let Some(shelf) = self.library.at(place) else { return };
-        shelf.listen(session, Interest::AWARENESS);
+        shelf.listen(session);
         let states = Some(
             shelf
                 .presence
@@ -62,7 +61,7 @@ impl Shard {
             return;
         };
         let Some(shelf) = self.library.at(place) else { return };
-        shelf.listen(session, Interest::AWARENESS);
+        shelf.listen(session);
         let result = shelf
             .presence
             .get_or_insert_default()

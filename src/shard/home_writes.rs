@@ -11,7 +11,6 @@ use crate::ids::SessionRef;
 use crate::json::{Raw, write_string};
 use crate::limits::TEXT_RELAY_US;
 use crate::protocol::{Fault, Fields};
-use crate::session::Interest;
 use crate::text::{Echo, Incoming, TextError, merge};
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -36,27 +35,27 @@ impl Shard {
         let place = match self.place_of(&write.document, write.address) {
             Ok(place) => place,
             Err(refusal) => {
-                let refusals = SmallVec::from_iter([refusal]);
+                let refusals = vec![refusal];
                 let wrote = Wrote {
                     write,
                     refusals,
                     accepted: false,
                     joined: false,
                 };
-                return self.post(session.shard(), Mail::Wrote(Box::new(wrote)));
+                return self.post(session.shard(), Mail::Wrote(wrote));
             }
         };
         let mut joined = false;
         if let Some(shelf) = self.library.at(place) {
             joined = write.subscribe;
             if write.subscribe {
-                shelf.listen(session, Interest::DOCUMENT);
+                shelf.listen(session);
             }
             if let (Some(client), Some(presence)) = (&write.client, &mut shelf.presence) {
                 presence.adopt(session, client);
             }
         }
-        let mut refusals = SmallVec::new();
+        let mut refusals = Vec::new();
         let mut relays = Relays::default();
         for op in &write.ops {
             if let Err(refusal) = self.apply(place, &write, op, &mut relays) {
@@ -72,7 +71,7 @@ impl Shard {
             accepted,
             joined,
         };
-        self.post(session.shard(), Mail::Wrote(Box::new(wrote)));
+        self.post(session.shard(), Mail::Wrote(wrote));
     }
 
     fn apply(&mut self, place: u32, write: &Write, op: &WriteOp, relays: &mut Relays) -> Result<(), Refusal> {

@@ -1,6 +1,7 @@
 //! The documents that live on a shard.
 
 use super::mail::{DocumentId, Refusal};
+use super::slab::Slab;
 use super::snapshots::Snapshots;
 use crate::awareness::Presence;
 use crate::config::Config;
@@ -9,19 +10,17 @@ use crate::document::sets::{SetLimits, SetMembership};
 use crate::document::{Document, Limits};
 use crate::ids::{SessionRef, ShardId};
 use crate::protocol::Fault;
-use crate::session::Interest;
 use crate::text::{TextLimits, TextState};
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use smallvec::SmallVec;
+use std::hash::BuildHasher;
 
 /// Everything about one document on its home shard.
 pub(super) struct Shelf {
     pub id: DocumentId,
     pub fields: Document,
-    /// Who listens, and to what.
-    pub listeners: HashMap<SessionRef, Interest>,
-    /// How many of them each shard holds; a fan-out goes to these.
+    /// How many listeners each shard holds; a fan-out goes to these.
     pub shards: SmallVec<[(ShardId, u32); 2]>,
     pub text: Option<Box<Text>>,
     pub presence: Option<Box<Presence>>,
@@ -58,12 +57,9 @@ pub(super) struct Text {
 }
 
 impl Shelf {
-    /// Adds to what a session hears; returns whether it is new among the listeners.
-    pub fn listen(&mut self, session: SessionRef, interest: Interest) -> bool {
-        let before = self.listeners.get(&session).copied();
-        let after = before.unwrap_or_default().with(interest);
-        self.listeners.insert(session, after);
-        if before.is_some() {
+    /// A session hears of the document from now on; of what, its own shard knows. Returns whether it is new here.
+    pub fn listen(&mut self, session: SessionRef) -> bool {
+        if !self.fields.listen(session) {
             return false;
         }
         match self.shards.iter_mut().find(|(shard, _)| *shard == session.shard()) {
@@ -75,12 +71,11 @@ impl Shelf {
 
     /// A session hears nothing more; returns whether it did before.
     pub fn unlisten(&mut self, session: SessionRef) -> bool {
-        self.fields.left(session);
         if let Some(text) = &mut self.text {
             text.current.retain(|other| *other != session);
             text.echoes.retain(|other| *other != session);
         }
-        if self.listeners.remove(&session).is_none() {
+        if !self.fields.left(session) {
             return false;
         }
         if let Some(at) = self.shards.iter().position(|(shard, _)| *shard == session.shard()) {
@@ -94,7 +89,7 @@ impl Shelf {
 
     /// Whether forgetting the document loses nothing.
     pub fn is_disposable(&self) -> bool {
-        self.listeners.is_empty()
+        self.fields.listener_count() == 0
             && self.fields.field_count() == 0
             && self.fields.tombstone_count() == 0
             && self.text.is_none()
@@ -112,9 +107,10 @@ impl Shelf {
 
 /// All documents of a shard, addressed by place.
 pub(super) struct Library {
-    by_id: HashMap<DocumentId, u32>,
-    shelves: Vec<Option<Shelf>>,
-    free: Vec<u32>,
+    /// Places, hashed by the documents' ids.
+    by_id: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    shelves: Slab<Shelf>,
     /// Documents to flush at the end of the turn.
     pub changed: Vec<u32>,
     /// Documents with presence orphans.
@@ -132,9 +128,9 @@ impl Library {
         let bytes_max = usize::try_from(config.limits.document_bytes_max).unwrap_or(usize::MAX);
         let ttl_ms = config.sync.tombstone_ttl_s.saturating_mul(1000);
         Library {
-            by_id: HashMap::new(),
-            shelves: Vec::new(),
-            free: Vec::new(),
+            by_id: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            shelves: Slab::default(),
             changed: Vec::new(),
             orphaned: Vec::new(),
             limits: Limits {
@@ -156,12 +152,14 @@ impl Library {
 
     /// Where a document stands, if it is known.
     pub fn find(&self, id: &str) -> Option<u32> {
-        self.by_id.get(id).copied()
+        let hash = self.hasher.hash_one(id);
+        let is_it = |place: &u32| self.shelves.at(*place).is_some_and(|shelf| *shelf.id == *id);
+        self.by_id.find(hash, is_it).copied()
     }
 
     /// The document at a place, unless it is gone.
     pub fn at(&mut self, place: u32) -> Option<&mut Shelf> {
-        self.shelves.get_mut(place as usize)?.as_mut()
+        self.shelves.at_mut(place)
     }
 
     /// The document with an id, if it is known.
@@ -172,10 +170,9 @@ impl Library {
 
     /// Makes a place for a new document.
     pub fn add(&mut self, id: &DocumentId, now_unix_ms: u64) -> u32 {
-        let shelf = Some(Shelf {
+        let place = self.shelves.insert(Shelf {
             id: id.clone(),
             fields: Document::new(id.clone(), now_unix_ms),
-            listeners: HashMap::new(),
             shards: SmallVec::new(),
             text: None,
             presence: None,
@@ -186,17 +183,9 @@ impl Library {
             flush_scheduled: false,
             modified_ms: now_unix_ms,
         });
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.shelves[place as usize] = shelf;
-                place
-            }
-            None => {
-                self.shelves.push(shelf);
-                (self.shelves.len() - 1) as u32
-            }
-        };
-        self.by_id.insert(id.clone(), place);
+        let (shelves, hasher) = (&self.shelves, &self.hasher);
+        let hash_of = |place: &u32| shelves.at(*place).map_or(0, |shelf| hasher.hash_one(&*shelf.id));
+        self.by_id.insert_unique(hash_of(&place), place, hash_of);
         place
     }
 
@@ -205,9 +194,11 @@ impl Library {
         if !self.at(place).is_some_and(|shelf| shelf.is_disposable()) {
             return false;
         }
-        if let Some(shelf) = self.shelves[place as usize].take() {
-            self.by_id.remove(&shelf.id);
-            self.free.push(place);
+        if let Some(shelf) = self.shelves.take(place) {
+            let hash = self.hasher.hash_one(&*shelf.id);
+            if let Ok(entry) = self.by_id.find_entry(hash, |other| *other == place) {
+                entry.remove();
+            }
         }
         true
     }
@@ -219,10 +210,9 @@ impl Library {
         self.changed.clear();
         self.orphaned.clear();
         self.snapshots = Snapshots::default();
-        for (place, shelf) in self.shelves.iter_mut().enumerate() {
-            if shelf.take().is_some() {
-                self.free.push(place as u32);
-            }
+        let places: Vec<u32> = self.shelves.iter_mut().map(|(place, _)| place).collect();
+        for place in places {
+            self.shelves.take(place);
         }
         cleared
     }
@@ -234,13 +224,12 @@ impl Library {
 
     /// All documents.
     pub fn iter(&self) -> impl Iterator<Item = &Shelf> {
-        self.shelves.iter().flatten()
+        self.shelves.iter()
     }
 
     /// All documents with their places, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Shelf)> {
-        let numbered = self.shelves.iter_mut().enumerate();
-        numbered.filter_map(|(place, shelf)| shelf.as_mut().map(|shelf| (place as u32, shelf)))
+        self.shelves.iter_mut()
     }
 
     /// Whether the end of the turn has something to flush.

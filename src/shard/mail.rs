@@ -64,7 +64,7 @@ pub enum Mail {
     /// To the session: answer to [`Mail::Unsubscribe`].
     Unsubscribed(Box<Unsubscribe>),
     /// To the session: answer to [`Mail::Write`].
-    Wrote(Box<Wrote>),
+    Wrote(Wrote),
     /// To the session: answer to [`Mail::AwarenessSubscribe`] and [`Mail::AwarenessUpdate`].
     AwarenessAnswered(Box<AwarenessAnswered>),
     /// To the session: the request could not be taken.
@@ -103,6 +103,8 @@ pub enum Mail {
         login: Box<LoginResult>,
     },
 }
+
+const _: () = assert!(size_of::<Mail>() <= 48, "every letter is copied several times");
 
 /// `subscribe` or `sync_request`.
 #[derive(Debug)]
@@ -221,8 +223,8 @@ impl Write {
 #[derive(Debug)]
 pub struct Wrote {
     pub write: Box<Write>,
-    /// What was refused and why.
-    pub refusals: SmallVec<[Refusal; 1]>,
+    /// What was refused and why; usually nothing, so it has no room of its own.
+    pub refusals: Vec<Refusal>,
     /// Whether at least one element was taken.
     pub accepted: bool,
     /// The session is a listener now and was none before.

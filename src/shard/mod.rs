@@ -30,9 +30,11 @@ mod replies;
 mod requests;
 mod sending;
 mod sessions;
+mod slab;
 mod snapshots;
 mod superseded;
 mod upkeep;
+mod users;
 mod writes;
 
 pub use census::Census;
@@ -44,6 +46,7 @@ use crate::handler::{Effect, End, Flow, Handler, Outgoing};
 use crate::ids::{SessionRef, ShardId, Slot};
 use crate::limits::{OUTBOX_SHARD_BYTES_MAX, OUTBOX_SHARE_BYTES};
 use crate::protocol::Encoder;
+use crate::session::spares::Spares;
 use crate::session::{Flags, Stage};
 use audiences::Audiences;
 use deadlines::{Deadlines, Due};
@@ -55,6 +58,10 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
+use users::Users;
+
+/// Room for slots to write that a shard keeps from turn to turn.
+const WRITABLE_KEPT: usize = 16 * 1024;
 
 /// What a shard asks of its runtime.
 pub type ShardEffect = Effect<Mail, Box<MovedSession>>;
@@ -78,6 +85,10 @@ pub struct Shard {
     /// Sessions that more was to be sent to than may wait; closed at the end of the turn.
     slow: Vec<SessionRef>,
     encoder: Encoder,
+    /// Emptied outboxes, kept for the next connections that need one.
+    spares: Spares,
+    /// [`Due::Spares`] is scheduled.
+    spares_watched: bool,
     /// Bytes that outboxes own, see [`crate::limits::OUTBOX_SHARD_BYTES_MAX`].
     outbox_bytes: usize,
     /// Numbers the messages made here.
@@ -89,9 +100,7 @@ pub struct Shard {
     questions: HashMap<u64, http::PendingQuestion>,
     /// Local sessions by the client id they write as.
     clients: HashMap<Box<str>, SmallVec<[SessionRef; 1]>>,
-    /// Authenticated connections by user id; anonymous ones are counted apart, each as a user of its own.
-    users: HashMap<String, u32>,
-    anonymous: u64,
+    users: Users,
     /// WebSocket connections here.
     websockets: u64,
     sweep: upkeep::Sweep,
@@ -115,14 +124,15 @@ impl Shard {
             writable: Vec::new(),
             slow: Vec::new(),
             encoder: Encoder::default(),
+            spares: Spares::default(),
+            spares_watched: false,
             outbox_bytes: 0,
             serial: 0,
             fanouts: 0,
             tickets: 0,
             questions: HashMap::new(),
             clients: HashMap::new(),
-            users: HashMap::new(),
-            anonymous: 0,
+            users: Users::default(),
             websockets: 0,
             sweep: upkeep::Sweep::default(),
             metrics: Metrics::default(),
@@ -185,7 +195,7 @@ impl Shard {
             Mail::Introduce { document, session } => self.home_introduce(document, session),
             Mail::Synced(synced) => self.synced(*synced),
             Mail::Unsubscribed(request) => self.unsubscribed(&request),
-            Mail::Wrote(wrote) => self.wrote(*wrote),
+            Mail::Wrote(wrote) => self.wrote(wrote),
             Mail::AwarenessAnswered(answer) => self.awareness_answered(*answer),
             Mail::Refused(refused) => self.refused(&refused),
             Mail::Introduced {
@@ -219,6 +229,7 @@ impl Shard {
             Due::TextRelay(place) => self.text_relay_due(place),
             Due::Presence => self.presence_due(),
             Due::Housekeeping => self.housekeeping_due(),
+            Due::Spares => self.spares_due(),
             Due::Drained => self.drained_due(),
         }
     }
@@ -345,6 +356,9 @@ impl Shard {
             // Closing a slow consumer writes once more.
             writable.append(&mut self.writable);
         }
+        writable.clear();
+        writable.shrink_to(WRITABLE_KEPT);
+        self.writable = writable;
     }
 
     /// Brings the shard's count of outbox bytes up to date, and closes the connection if it is among those that cost

@@ -205,14 +205,12 @@ impl Shard {
         message_id: Option<Raw<'_>>,
         count: Option<u32>,
     ) {
-        let ack = self.encode_ack(slot, document, id, message_id, count);
-        if let Some(outbox) = self.outbox(slot) {
-            outbox.append(|tail| tail.extend_from_slice(&ack));
-            self.metrics.sent(Kind::Ack);
-        }
+        self.send(slot, Kind::Ack, id, |encoder, style| {
+            write_ack(encoder, style, document, message_id, count);
+        });
     }
 
-    /// The frame of an `ack` (protocol §6.5).
+    /// The frame of an `ack` that is sent later.
     pub(super) fn encode_ack(
         &mut self,
         slot: Slot,
@@ -225,12 +223,7 @@ impl Shard {
         let (unix_ms, answer_id) = self.envelope(id);
         let encoder = &mut self.encoder;
         encoder.begin(style, Kind::Ack, unix_ms, answer_id);
-        let acknowledged = message_id.map_or(answer_id, MessageId::Request);
-        acknowledged.write(encoder.member("messageId"));
-        encoder.document(style, document);
-        if let Some(count) = count.filter(|_| style.has(Style::DOC_ID)) {
-            encoder.number("count", u64::from(count));
-        }
+        write_ack(encoder, style, document, message_id, count);
         let mut frame = Vec::with_capacity(128);
         encoder.finish(style, Kind::Ack, unix_ms, &mut frame);
         frame
@@ -323,5 +316,17 @@ impl Shard {
             super::fanout::write_clock(encoder.member("clock"), known, Some(&client.key));
             encoder.raw("clientId", b"\"server\"");
         });
+    }
+}
+
+/// The members of an `ack` (protocol §6.5).
+fn write_ack(encoder: &mut Encoder, style: Style, document: &str, message_id: Option<Raw<'_>>, count: Option<u32>) {
+    match message_id {
+        Some(message_id) => MessageId::Request(message_id).write(encoder.member("messageId")),
+        None => encoder.repeat_id("messageId"),
+    }
+    encoder.document(style, document);
+    if let Some(count) = count.filter(|_| style.has(Style::DOC_ID)) {
+        encoder.number("count", u64::from(count));
     }
 }

@@ -30,14 +30,7 @@ impl Shard {
         if let Some(to) = self.first_home(slot, &document) {
             return self.defer_for_move(slot, bytes, is_text, to);
         }
-        let identity = self.identity(slot);
-        let needs_write = matches!(message.kind, Kind::Delta | Kind::DeltaBatch);
-        let permitted = match message.kind {
-            Kind::Unsubscribe => true,
-            _ if needs_write => identity.permissions.can_write(&document),
-            _ => identity.permissions.can_read(&document),
-        };
-        if !permitted {
+        if !self.permits(slot, message.kind, &document) {
             let details = Details {
                 document: Some(&document),
                 ..Details::default()
@@ -59,6 +52,15 @@ impl Shard {
             other => self.refuse(slot, id, &Fault::unknown_type(other.name())),
         }
         Next::Continue
+    }
+
+    /// Whether the session's identity allows a kind of request about a document.
+    fn permits(&self, slot: Slot, kind: Kind, document: &str) -> bool {
+        self.sessions.at(slot).is_some_and(|session| match kind {
+            Kind::Unsubscribe => true,
+            Kind::Delta | Kind::DeltaBatch => session.identity.permissions.can_write(document),
+            _ => session.identity.permissions.can_read(document),
+        })
     }
 
     /// The checks of a body that come before the document's id.
@@ -89,16 +91,17 @@ impl Shard {
 
     /// The document a message names, checked for form and policy (protocol §5.2, checks 2–5).
     pub(super) fn document_of(&self, slot: Slot, fields: &Fields<'_>) -> Result<DocumentId, Fault> {
-        let go = self.has_style(slot, Style::DOC_ID);
         let id = fields.document().and_then(Raw::string).unwrap_or_default();
+        // A document that somebody here listens to has passed the checks before.
+        if let Some(audience) = self.audiences.find(&id) {
+            return Ok(self.audiences.at(audience).document.clone());
+        }
+        let go = self.has_style(slot, Style::DOC_ID);
         self.context
             .authenticator
             .check_document(&id)
             .map_err(|error| Fault::of(error.code(go), error.text(go)))?;
-        Ok(match self.audiences.find(&id) {
-            Some(audience) => self.audiences.at(audience).document.clone(),
-            None => Arc::from(&*id),
-        })
+        Ok(Arc::from(&*id))
     }
 
     fn has_style(&self, slot: Slot, style: Style) -> bool {
@@ -107,12 +110,11 @@ impl Shard {
 
     /// Where the connection must go because this is its first document; `None` when it stays.
     fn first_home(&mut self, slot: Slot, document: &str) -> Option<crate::ids::ShardId> {
-        let home = self.home(document);
         let session = self.sessions.at_mut(slot)?;
-        if session.flags.set(Flags::HOMED) || home == self.id {
+        if session.flags.set(Flags::HOMED) {
             return None;
         }
-        Some(home)
+        Some(self.home(document)).filter(|home| *home != self.id)
     }
 
     fn subscribe_message(&mut self, slot: Slot, session: SessionRef, document: DocumentId, message: &Message<'_>) {

@@ -13,6 +13,9 @@ use bytes::Bytes;
 /// A message that is larger than this becomes a chunk of its own.
 const OWN_CHUNK_BYTES: usize = 16 * 1024;
 
+/// How often outboxes that are kept for reuse are looked at.
+const SPARES_TRIM_US: u64 = 1_000_000;
+
 /// What an error says beside its text.
 #[derive(Debug, Default)]
 pub(super) struct Details<'a> {
@@ -28,7 +31,6 @@ impl Shard {
     /// gone or closing, or over its bound and will be closed for that at the end of the turn: not at once, because whoever
     /// asks may be walking over the listeners, from which a closed session is taken out.
     pub(super) fn outbox(&mut self, slot: Slot) -> Option<&mut Outbox> {
-        let reference = self.sessions.reference(slot)?;
         let queue_bytes_max = self.context.send_queue_bytes_max();
         let session = self.sessions.at_mut(slot)?;
         if session.stage == Stage::Closing {
@@ -37,7 +39,7 @@ impl Shard {
         let unasked = session.outbox.as_ref().map_or(0, |outbox| outbox.unasked_bytes());
         if unasked > queue_bytes_max {
             if !session.flags.set(Flags::TOO_SLOW) {
-                self.slow.push(reference);
+                self.slow.push(SessionRef::new(self.id, slot, session.generation));
             }
             return None;
         }
@@ -47,16 +49,11 @@ impl Shard {
     /// The same without looking at bounds or stage, for the last words to a connection.
     pub(super) fn outbox_unbounded(&mut self, slot: Slot) -> Option<&mut Outbox> {
         let now_us = self.now.mono_us;
-        let reference = self.sessions.reference(slot)?;
         let session = self.sessions.at_mut(slot)?;
         if !session.flags.set(Flags::WRITE_LISTED) {
             self.writable.push(slot);
         }
-        if session.outbox.is_none() && !session.flags.set(Flags::STALL_WATCHED) {
-            self.deadlines.at(now_us + STALLED_SOCKET_US, Due::Stall(reference));
-        }
-        let fresh = || Box::new(Outbox::new(now_us));
-        Some(session.outbox.get_or_insert_with(fresh))
+        Some(session.outbox.get_or_insert_with(|| self.spares.take(now_us)))
     }
 
     /// Sends one message.
@@ -173,7 +170,12 @@ impl Shard {
         outbox.sent(now_us, bytes);
         if outbox.is_empty() {
             self.outbox_bytes -= outbox.counted;
-            session.outbox = None;
+            if let Some(emptied) = session.outbox.take() {
+                self.spares.put(emptied);
+                if !std::mem::replace(&mut self.spares_watched, true) {
+                    self.deadlines.at(now_us + SPARES_TRIM_US, Due::Spares);
+                }
+            }
             if session.flags.has(Flags::CLOSE_WHEN_SENT) {
                 self.drop_connection(slot);
                 return;
@@ -185,6 +187,14 @@ impl Shard {
             self.ask_catch_up(slot);
         }
         self.continue_deferred(slot);
+    }
+
+    /// Frees the outboxes that nobody needed lately.
+    pub(super) fn spares_due(&mut self) {
+        self.spares_watched = self.spares.trim();
+        if self.spares_watched {
+            self.deadlines.at(self.now.mono_us + SPARES_TRIM_US, Due::Spares);
+        }
     }
 
     /// Whether so little waits that what was skipped can be made up for.
@@ -262,6 +272,22 @@ impl Shard {
         }
         self.deadlines
             .at(self.now.mono_us + CLOSE_GRACE_US, Due::CloseGrace(reference));
+    }
+
+    /// Schedules a look at a connection whose outbox the sweep found in use. Nearly all outboxes are empty before the turn
+    /// is over, so none gets a deadline when it comes to life; a round of the sweep takes no longer than a stall may.
+    pub(super) fn watch_stall(&mut self, slot: Slot) {
+        let Some(reference) = self.sessions.reference(slot) else {
+            return;
+        };
+        let Some(session) = self.sessions.at_mut(slot) else {
+            return;
+        };
+        let Some(outbox) = session.outbox.as_ref() else { return };
+        let due_us = outbox.progress_us + STALLED_SOCKET_US;
+        if !session.flags.set(Flags::STALL_WATCHED) {
+            self.deadlines.at(due_us, Due::Stall(reference));
+        }
     }
 
     /// The socket has accepted nothing for long: last words, then the end.

@@ -16,7 +16,7 @@ enum Entry {
     Taken(Session),
 }
 
-const _: () = assert!(size_of::<Entry>() <= 128, "a connection at rest got more expensive");
+const _: () = assert!(size_of::<Entry>() <= 104, "a connection at rest got more expensive");
 
 /// All sessions of one shard.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ impl Shard {
         let Some(client) = session.client.clone() else { return };
         let seen = Arc::new(ClientSeen {
             client_id: client.id.clone(),
-            user_id: session.identity.user_id.as_str().into(),
+            user_id: session.identity.user_id.clone(),
             address: session.address,
             session: reference,
         });
@@ -63,7 +63,7 @@ impl Shard {
             let Some(session) = self.sessions.at_mut(slot) else {
                 continue;
             };
-            if session.address == seen.address && session.identity.user_id == *seen.user_id {
+            if session.address == seen.address && session.identity.user_id == seen.user_id {
                 session.flags.set(Flags::SUPERSEDED);
                 if !session.flags.has(Flags::SUPERSEDED_WATCHED) {
                     self.superseded_due(reference);

@@ -3,70 +3,89 @@
 use super::{Due, Shard};
 use crate::handler::Effect;
 use crate::ids::{SessionRef, Slot};
-use crate::limits::HTTP_REQUEST_US;
-use crate::session::Stage;
+use crate::limits::{HTTP_REQUEST_US, STALLED_SOCKET_US};
 use crate::session::outbox::Origin;
+use crate::session::{Flags, Stage};
 use crate::websocket;
 
-/// Walks over the slab in slices, so that every connection is looked at once per heartbeat interval and none has a
-/// timer.
+/// Walks over the slab at an even pace, so that every connection is looked at once per round and none has a timer.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     next_slot: usize,
+    round_began_us: u64,
     due_us: u64,
 }
 
-/// Slices per round.
-const SLICES: u64 = 64;
-/// Shortest time between two slices.
-const SLICE_US_MIN: u64 = 20_000;
+/// A round is walked in at least this many steps,
+const STEPS_MIN: usize = 64;
+/// each of at most this many connections, so that pings are spread and do not delay everybody else in bursts,
+const STEP_SLOTS_MAX: usize = 256;
+/// unless steps would follow one another faster than this.
+const STEP_US_MIN: u64 = 5_000;
+/// Connections looked at in one turn when a busy moment is made up for.
+const TURN_SLOTS_MAX: usize = 2048;
+/// How much lateness is made up for, and at most an eighth of a round.
+const CATCH_UP_US: u64 = 1_000_000;
+/// Longest round, whatever the heartbeat interval: stalled sockets and expiring tokens are looked for as well.
+const ROUND_US_MAX: u64 = STALLED_SOCKET_US;
 /// How often tombstones and counter memories are looked at.
 const HOUSEKEEPING_US: u64 = 600_000_000;
 
 impl Shard {
-    /// The time in which every connection is looked at once; `None`: heartbeats are off.
-    fn sweep_period_us(&self) -> Option<u64> {
+    /// The time in which every connection is looked at once.
+    pub(super) fn sweep_period_us(&self) -> u64 {
         let sync = &self.context.config.sync;
-        let interval_ms = match (sync.heartbeat_interval_ms, sync.heartbeat_timeout_ms) {
-            (0, u64::MAX) => return None,
+        let period_ms = match (sync.heartbeat_interval_ms, sync.heartbeat_timeout_ms) {
             (0, timeout_ms) => timeout_ms / 2,
             (interval_ms, timeout_ms) => interval_ms.min(timeout_ms / 2),
         };
-        Some(interval_ms.max(1).saturating_mul(1000))
+        period_ms.max(1).saturating_mul(1000).min(ROUND_US_MAX)
     }
 
     /// When the next slice is due.
     pub(super) fn sweep_due_us(&self) -> Option<u64> {
-        self.sweep_period_us()
-            .filter(|_| !self.sessions.is_empty())
-            .map(|_| self.sweep.due_us)
+        (!self.sessions.is_empty()).then_some(self.sweep.due_us)
     }
 
-    /// Looks at the next slice of connections.
+    /// Looks at the connections whose time has come. A connection's next look is never much less than a round away,
+    /// however late this one is: who was asked for a sign of life gets that time to give it.
     pub(super) fn run_sweep(&mut self) {
-        let Some(period_us) = self.sweep_period_us() else {
-            return;
-        };
         let now_us = self.now.mono_us;
         if now_us < self.sweep.due_us {
             return;
         }
-        let slice_us = (period_us / SLICES).max(SLICE_US_MIN.min(period_us));
-        self.sweep.due_us = now_us + slice_us;
-        let slots = self.sessions.slots();
-        let slices = (period_us / slice_us).max(1) as usize;
-        let end = (self.sweep.next_slot + slots.div_ceil(slices)).min(slots);
+        let period_us = self.sweep_period_us();
+        let slots = self.sessions.slots().max(1);
+        // What a busy moment held up is not all made up for: the pace stays even.
+        let scheduled_us = period_us * (self.sweep.next_slot as u64 + 1) / slots as u64;
+        let earliest_us = now_us.saturating_sub(scheduled_us + CATCH_UP_US.min(period_us / 8));
+        self.sweep.round_began_us = self.sweep.round_began_us.max(earliest_us);
+        let elapsed_us = now_us - self.sweep.round_began_us.min(now_us);
+        let target = slots.min((slots as u128 * u128::from(elapsed_us) / u128::from(period_us)) as usize);
+        let end = target.min(self.sweep.next_slot + TURN_SLOTS_MAX);
         for slot in self.sweep.next_slot..end {
             self.check_life(Slot(slot as u32));
         }
-        self.sweep.next_slot = if end >= slots { 0 } else { end };
+        self.sweep.next_slot = self.sweep.next_slot.max(end);
+        if self.sweep.next_slot >= slots {
+            self.sweep.round_began_us += period_us;
+            self.sweep.next_slot = 0;
+        }
+        self.sweep.due_us = if end < target {
+            now_us
+        } else {
+            let step_slots = (slots / STEPS_MIN).clamp(1, STEP_SLOTS_MAX) as u64;
+            let step_us = period_us * step_slots / (slots as u64).max(STEPS_MIN as u64);
+            now_us + step_us.max(STEP_US_MIN.min(period_us))
+        };
         if !std::mem::replace(&mut self.library.housekeeping_scheduled, true) {
             self.deadlines.at(now_us + HOUSEKEEPING_US, Due::Housekeeping);
         }
     }
 
-    /// Pings a silent connection, and ends one that stays silent.
+    /// Pings a silent connection, ends one that stays silent, and sets deadlines for what may end before the next round.
     fn check_life(&mut self, slot: Slot) {
+        let round_ms = self.sweep_period_us() / 1000;
         let sync = &self.context.config.sync;
         let (interval_ms, timeout_ms) = (sync.heartbeat_interval_ms, sync.heartbeat_timeout_ms);
         let now_ms = self.now.mono_ms();
@@ -74,20 +93,35 @@ impl Shard {
             return;
         };
         let silent_ms = u64::from(session.silent_ms(now_ms));
-        if session.stage != Stage::Open {
-            return;
+        if session.outbox.is_some() {
+            self.watch_stall(slot);
         }
-        if silent_ms >= timeout_ms {
+        let Some(session) = self
+            .sessions
+            .at_mut(slot)
+            .filter(|session| session.stage == Stage::Open)
+        else {
+            return;
+        };
+        let expires = session.flags.has(Flags::AUTHENTICATED);
+        // Silence counts against a peer only if it was asked: a round that took too long is our fault, not its.
+        if silent_ms >= timeout_ms && (interval_ms == 0 || session.flags.has(Flags::PINGED)) {
             self.metrics.heartbeat_timeouts += 1;
             return self.close(slot, 1001, "Heartbeat timeout");
         }
-        // Half an interval of life is enough to be spared this round's ping.
-        if interval_ms > 0 && silent_ms >= interval_ms / 2 && session.outbox.is_none() {
+        // The next round may come half a round too late or too early.
+        if interval_ms > 0 && silent_ms + round_ms / 2 >= interval_ms && session.outbox.is_none() {
             let frame = websocket::ping_frame(b"");
             if let Some(outbox) = self.outbox(slot) {
                 outbox.push(frame, Origin::Owned, true);
             }
             self.metrics.pings += 1;
+            if let Some(session) = self.sessions.at_mut(slot) {
+                session.flags.set(Flags::PINGED);
+            }
+        }
+        if expires {
+            self.watch_token(slot);
         }
     }
 

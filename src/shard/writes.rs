@@ -11,7 +11,7 @@ use crate::json::Raw;
 use crate::limits::{CHUNK_SET_IDLE_US, CLIENT_ID_BYTES_MAX, ELEMENT_ERRORS_MAX};
 use crate::protocol::{Fault, Fields, Kind, Message, Style, parse};
 use crate::session::chunks::Chunk;
-use crate::session::{ClientId, Flags, SplitWrite};
+use crate::session::{ClientId, Flags, SplitWrite, Subscription};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hashbrown::HashMap;
@@ -26,7 +26,14 @@ struct Places<'a> {
     text: &'a str,
 }
 
-impl Places<'_> {
+/// Up to so many names of a map are compared one by one; more go into a table.
+const COMPARED_NAMES_MAX: usize = 8;
+
+impl<'a> Places<'a> {
+    fn at(self, span: &Span) -> &'a str {
+        &self.text[span.start as usize..span.end as usize]
+    }
+
     /// The place of a slice of the text.
     fn of(self, part: &str) -> Span {
         let start = part.as_ptr() as usize - self.text.as_ptr() as usize;
@@ -38,15 +45,25 @@ impl Places<'_> {
     }
 
     /// A map of plain writes; of a name that occurs twice the last value counts.
-    fn map(self, map: Raw<'_>) -> WriteOp {
+    fn map(self, map: Raw<'a>) -> WriteOp {
         let mut fields: SmallVec<[(Span, Option<Span>); 2]> = SmallVec::new();
         let mut seen: HashMap<&str, usize> = HashMap::new();
         for (name, value) in map.members().into_iter().flatten() {
             let entry = (self.of(name.escaped()), Some(self.of(value.text())));
-            match seen.get(name.escaped()) {
-                Some(at) => fields[*at] = entry,
+            let known = if fields.len() < COMPARED_NAMES_MAX {
+                fields.iter().position(|(known, _)| self.at(known) == name.escaped())
+            } else {
+                if seen.is_empty() {
+                    seen.extend(fields.iter().enumerate().map(|(at, (known, _))| (self.at(known), at)));
+                }
+                seen.get(name.escaped()).copied()
+            };
+            match known {
+                Some(at) => fields[at] = entry,
                 None => {
-                    seen.insert(name.escaped(), fields.len());
+                    if !seen.is_empty() {
+                        seen.insert(name.escaped(), fields.len());
+                    }
                     fields.push(entry);
                 }
             }
@@ -114,7 +131,6 @@ impl Places<'_> {
 
 /// What a write message has in common for all its documents.
 struct Common<'a> {
-    text: Arc<str>,
     fields: &'a Fields<'a>,
     places: Places<'a>,
     is_batch: bool,
@@ -146,14 +162,13 @@ impl Shard {
             ops.push(places.map(map));
         }
         let common = Common {
-            text: message.body.text().into(),
             fields,
             places,
             is_batch: false,
             count: 1,
             ticket: None,
         };
-        self.post_write(slot, session, document, ops, &common);
+        self.post_write(slot, session, document, message.body.text().into(), ops, &common);
     }
 
     /// `delta_batch`: elements in order, each for the message's document or one it names itself.
@@ -198,7 +213,6 @@ impl Shard {
             }
         }
         let mut common = Common {
-            text: message.body.text().into(),
             fields: &message.fields,
             places,
             is_batch: true,
@@ -208,9 +222,10 @@ impl Shard {
         if !elsewhere.is_empty() {
             common.ticket = Some(self.split_write(slot, &document, elsewhere.len() + 1, &common));
         }
-        self.post_write(slot, session, document, ops, &common);
+        let text: Arc<str> = message.body.text().into();
+        self.post_write(slot, session, document, text.clone(), ops, &common);
         for (document, ops) in elsewhere {
-            self.post_write(slot, session, document, ops, &common);
+            self.post_write(slot, session, document, text.clone(), ops, &common);
         }
     }
 
@@ -243,13 +258,20 @@ impl Shard {
         None
     }
 
-    fn post_write(&mut self, slot: Slot, session: SessionRef, document: DocumentId, ops: Ops, common: &Common<'_>) {
+    fn post_write(
+        &mut self,
+        slot: Slot,
+        session: SessionRef,
+        document: DocumentId,
+        text: Arc<str>,
+        ops: Ops,
+        common: &Common<'_>,
+    ) {
         let Some(entry) = self.sessions.at(slot) else { return };
-        let listens = self.audiences.find(&document).is_some_and(|audience| {
-            entry
-                .subscription(audience)
-                .is_some_and(|held| held.interest.has(crate::session::Interest::DOCUMENT))
-        });
+        let audience = self.audiences.find(&document);
+        let home = audience.map_or_else(|| self.home(&document), |audience| self.audiences.at(audience).home);
+        let held = audience.and_then(|audience| entry.subscription(audience));
+        let listens = held.is_some_and(Subscription::hears_document);
         // A connection without room for one more subscription still writes; it only does not hear about the document.
         let subscribe = !listens && self.has_room(slot) && entry.identity.permissions.can_read(&document);
         let (address, client) = (entry.address, entry.client.as_ref().map(|client| client.id.clone()));
@@ -258,7 +280,7 @@ impl Shard {
         }
         let write = Write {
             session,
-            text: common.text.clone(),
+            text,
             ops,
             subscribe,
             is_batch: common.is_batch,
@@ -271,7 +293,6 @@ impl Shard {
             document,
         };
         self.request_left(slot, write.text.len());
-        let home = self.home(&write.document);
         self.post(home, Mail::Write(Box::new(write)));
     }
 
@@ -422,6 +443,33 @@ impl Shard {
         if open {
             session.flags.set(Flags::CHUNKS_WATCHED);
             self.deadlines.at(now_us + CHUNK_SET_IDLE_US, Due::Chunks(reference));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::validate;
+
+    #[test]
+    fn of_a_name_that_occurs_twice_the_last_value_counts() {
+        for names in [1, 2, COMPARED_NAMES_MAX, COMPARED_NAMES_MAX + 1, 30] {
+            let member = |at: usize| format!("\"n{}\":{at}", at % names);
+            let text = format!("{{{}}}", (0..2 * names).map(member).collect::<Vec<_>>().join(","));
+            let places = Places { text: &text };
+            let WriteOp::Fields(fields) = places.map(validate(text.as_bytes()).unwrap()) else {
+                panic!("a map is a map");
+            };
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| (places.at(name), places.at(value.as_ref().unwrap())))
+                .collect();
+            let expected: Vec<_> = (0..names)
+                .map(|at| (format!("n{at}"), (names + at).to_string()))
+                .collect();
+            let expected: Vec<_> = expected.iter().map(|(name, value)| (&**name, &**value)).collect();
+            assert_eq!(fields, expected, "{names} names");
         }
     }
 }

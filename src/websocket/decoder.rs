@@ -171,7 +171,11 @@ impl<'p, 'b> Decoder<'p, 'b> {
             _ => ([0; HEADER_BYTES_MAX], 0),
         };
         let fresh = self.input.len().min(HEADER_BYTES_MAX - stashed);
-        bytes[stashed..stashed + fresh].copy_from_slice(&self.input[..fresh]);
+        match self.input.first_chunk() {
+            // Nearly always; a copy of known length is a few instructions instead of a call.
+            Some(whole) if stashed == 0 => bytes = *whole,
+            _ => bytes[stashed..stashed + fresh].copy_from_slice(&self.input[..fresh]),
+        }
         let len = stashed + fresh;
         let mut cursor = Cursor::new(&bytes[..len]);
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| Violation::ReservedOpcode)?;

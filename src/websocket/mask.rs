@@ -17,9 +17,10 @@ pub(super) fn apply(bytes: &mut [u8], mask: [u8; 4]) {
 }
 
 /// The mask as it stands after `consumed` bytes of the frame.
-pub(super) fn rotated(mut mask: [u8; 4], consumed: usize) -> [u8; 4] {
-    mask.rotate_left(consumed % 4);
-    mask
+pub(super) fn rotated(mask: [u8; 4], consumed: usize) -> [u8; 4] {
+    u32::from_le_bytes(mask)
+        .rotate_right(8 * (consumed % 4) as u32)
+        .to_le_bytes()
 }
 
 #[cfg(test)]

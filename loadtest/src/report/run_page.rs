@@ -512,7 +512,7 @@ fn counts(run: &RunResult) -> Vec<Element> {
     let mut content = vec![heading("Connections and messages")];
     content.extend(table("Connections", &["", "count"], &rows));
     content.extend(table(
-        "Messages of the measured stretch",
+        "Messages of the measured stretch (from “expected” to “out of order”: of the whole run)",
         &["", "count"],
         &message_rows(run),
     ));

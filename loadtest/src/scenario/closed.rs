@@ -69,11 +69,8 @@ pub fn fanout(options: &Fanout, prepared: Prepared) -> Result<RunResult> {
     run.keeps_schedule = false;
     run.result.headline_latency = Some("delivery".to_owned());
     let totals = run.measure(options.timing, delivered, None)?;
-    if totals.tally.delivered > 0 {
-        run.parameter(
-            "bytes_per_delivery",
-            totals.tally.delivered_bytes / totals.tally.delivered,
-        );
+    if let Some(bytes) = totals.tally.delivered_bytes.checked_div(totals.tally.delivered) {
+        run.parameter("bytes_per_delivery", bytes);
     }
     run.finish()
 }

@@ -20,7 +20,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Time between tallies, nanoseconds.
-const TALLY_NS: u64 = 250_000_000;
+const TALLY_NS: u64 = 100_000_000;
 
 /// Runs until the coordinator says [`Order::Exit`] or goes away.
 ///

@@ -254,9 +254,7 @@ impl Engine {
         let Some(acting) = &mut group.acting else { return };
         let writer = &mut acting.writers[(slot - group.from) as usize];
         let mut state = Vec::new();
-        let next = writer.text.epoch;
         writer.text.type_word(&format!("c-{client}"), &mut state);
-        debug_assert!(writer.text.epoch >= next);
         let document = match writer.text.epoch {
             0 => document,
             epoch => format!("{document}-{epoch}"),

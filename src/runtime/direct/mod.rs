@@ -32,13 +32,16 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 /// Places in one ring's table at most, whatever the descriptor limit allows: the kernel finds a poll by walking one of 256 chains.
-const FILES_MAX: u32 = 32_768;
+const FILES_MAX: u32 = 1 << Handle::FILE_BITS;
 /// Places kept free in a filling ring. A multishot accept empties the whole backlog in one go, and what finds no place is
 /// reset by the kernel, so the backlog must fit in; sockets moved here but not counted yet come on top.
 const FILES_SPARE: u32 = 4096 + 512;
 /// How long a move is tried again before the session is told that its socket is lost, and the pause between trials.
 const MOVE_US_MAX: u64 = 1_000_000;
 const MOVE_RETRY_US: u64 = 500;
+
+/// New connections taken in per turn.
+const NEWCOMERS_PER_TURN_MAX: usize = 64;
 
 const WATCH: u64 = 0;
 const ACCEPT: u64 = 1 << 60;
@@ -230,10 +233,8 @@ impl Direct {
     fn accepted(&mut self, index: usize, completion: Completion, now_us: u64) {
         if completion.result >= 0 {
             self.rings[index].used += 1;
-            self.newcomers.push(Handle {
-                file: completion.result as u32,
-                ring: index as u16,
-            });
+            let handle = Handle::direct(index as u16, completion.result as u32);
+            self.newcomers.push(handle);
         }
         if completion.more() {
             return;
@@ -254,10 +255,7 @@ impl Direct {
             return;
         };
         let transit = if result >= 0 {
-            Some(Transit::Installed(Handle {
-                file: result as u32,
-                ring: moving.ring,
-            }))
+            Some(Transit::Installed(Handle::direct(moving.ring, result as u32)))
         } else if now_us - *moving.failed_us.get_or_insert(now_us) < MOVE_US_MAX {
             // Most likely the table there has just filled, and another is published as soon as that is noticed.
             self.stuck.push(ticket);
@@ -290,27 +288,33 @@ impl Direct {
         let handle = moving.handle;
         let request = Standing::SendTo {
             ring: descriptor,
-            file: handle.file,
+            file: handle.file(),
         };
         self.table(handle).ring.push(request, MOVE | u64::from(ticket));
     }
 
-    /// Asks who the new connections are and reports them.
+    /// Asks who the new connections are and reports them, so many per turn: each of them means an upgrade, a token and
+    /// subscriptions in the next turns, for which those that are there already must not wait.
     fn introduce(&mut self, events: &mut Vec<Event>) {
-        let newcomers = mem::take(&mut self.newcomers);
+        let now_known = if self.listener.is_some() {
+            self.newcomers.len().min(NEWCOMERS_PER_TURN_MAX)
+        } else {
+            self.newcomers.len()
+        };
+        let newcomers: SmallVec<[Handle; NEWCOMERS_PER_TURN_MAX]> = self.newcomers.drain(..now_known).collect();
         if self.listener.is_none() {
             newcomers.iter().for_each(|handle| self.close(*handle, None));
             return;
         }
         for batch in newcomers
-            .chunk_by(|a, b| a.ring == b.ring)
+            .chunk_by(|a, b| a.ring() == b.ring())
             .flat_map(|same_ring| same_ring.chunks(BATCH))
         {
             let mut names: SmallVec<[PeerName; BATCH]> = smallvec::smallvec![PeerName::default(); batch.len()];
             let mut requests: SmallVec<[(u32, &mut PeerName); BATCH]> =
-                batch.iter().map(|handle| handle.file).zip(&mut names).collect();
+                batch.iter().map(|handle| handle.file()).zip(&mut names).collect();
             let len = self.name_len;
-            let completions = self.rings[usize::from(batch[0].ring)]
+            let completions = self.rings[usize::from(batch[0].ring())]
                 .ring
                 .peer_names(&mut requests, len);
             let known: SmallVec<[bool; BATCH]> = completions.iter().map(|completion| completion.result >= 0).collect();
@@ -323,13 +327,10 @@ impl Direct {
                 }
             }
         }
-        // Keeps the capacity for the next ones.
-        self.newcomers = newcomers;
-        self.newcomers.clear();
     }
 
     fn table(&mut self, handle: Handle) -> &mut Table {
-        &mut self.rings[usize::from(handle.ring)]
+        &mut self.rings[usize::from(handle.ring())]
     }
 }
 
@@ -387,7 +388,7 @@ impl Sockets for Direct {
     fn watch(&mut self, handle: Handle, key: Key) -> io::Result<()> {
         self.table(handle)
             .ring
-            .push(Standing::Watch { file: handle.file }, WATCH | key.to_u60());
+            .push(Standing::Watch { file: handle.file() }, WATCH | key.to_u60());
         Ok(())
     }
 
@@ -401,7 +402,7 @@ impl Sockets for Direct {
                 IGNORED,
             );
         }
-        table.ring.push(Standing::Close { file: handle.file }, IGNORED);
+        table.ring.push(Standing::Close { file: handle.file() }, IGNORED);
         table.used = table.used.saturating_sub(1);
     }
 
@@ -409,10 +410,10 @@ impl Sockets for Direct {
         let start = outcomes.len();
         outcomes.resize(start + handles.len(), Received::WouldBlock);
         let mut chunks: SmallVec<[Option<&mut [u8]>; BATCH]> = scratch.chunks_mut(CHUNK_BYTES).map(Some).collect();
-        for (ring, positions) in by_ring(handles.iter().map(|handle| handle.ring)) {
+        for (ring, positions) in by_ring(handles.iter().map(|handle| handle.ring())) {
             let mut requests: SmallVec<[(u32, &mut [u8]); BATCH]> = positions
                 .iter()
-                .filter_map(|&position| Some((handles[position].file, chunks.get_mut(position)?.take()?)))
+                .filter_map(|&position| Some((handles[position].file(), chunks.get_mut(position)?.take()?)))
                 .collect();
             let completions = self.rings[ring].ring.receive(&mut requests);
             for (position, completion) in positions.iter().zip(completions) {
@@ -422,10 +423,10 @@ impl Sockets for Direct {
     }
 
     fn send(&mut self, batch: &mut [Sending]) {
-        for (ring, positions) in by_ring(batch.iter().map(|sending| sending.handle.ring)) {
+        for (ring, positions) in by_ring(batch.iter().map(|sending| sending.handle.ring())) {
             let requests: SmallVec<[_; BATCH]> = positions
                 .iter()
-                .map(|&at| (batch[at].handle.file, batch[at].pieces.as_slice()))
+                .map(|&at| (batch[at].handle.file(), batch[at].pieces.as_slice()))
                 .collect();
             let completions = self.rings[ring].ring.send(&requests);
             let results: SmallVec<[i32; BATCH]> = completions.iter().map(|completion| completion.result).collect();

@@ -160,7 +160,7 @@ impl Bench {
     fn accept(&mut self, file: u32) {
         let peer = IpAddr::from([127, 0, 0, 1]);
         self.report(Event::Accepted {
-            handle: Handle { file, ring: 0 },
+            handle: Handle::direct(0, file),
             peer,
         });
     }
@@ -226,7 +226,7 @@ fn events_of_a_former_socket_do_not_reach_the_next_one_in_its_slot() {
     bench.read();
     bench.write();
     assert!(bench.log().is_empty());
-    assert_eq!(bench.engine.sockets.closed, [Handle { file: 7, ring: 0 }]);
+    assert_eq!(bench.engine.sockets.closed, [Handle::direct(0, 7)]);
     assert_ne!(bench.engine.sockets.watched[1], former);
 }
 
@@ -338,7 +338,7 @@ fn mail_sent_after_a_move_waits_for_the_socket_and_unsent_bytes_go_along() {
     ]);
     assert_eq!(bench.posted_to(1), ["1"]);
     assert_eq!(bench.engine.departing(), 1);
-    let transit = Some(Transit::Installed(Handle { file: 3, ring: 0 }));
+    let transit = Some(Transit::Installed(Handle::direct(0, 3)));
     bench.report(Event::Departed {
         ticket: bench.engine.sockets.departed[0],
         transit,
@@ -350,7 +350,7 @@ fn mail_sent_after_a_move_waits_for_the_socket_and_unsent_bytes_go_along() {
 #[test]
 fn an_adopted_socket_sends_what_it_inherited_first_and_silently() {
     let mut bench = Bench::new();
-    let transit = Some(Transit::Installed(Handle { file: 3, ring: 0 }));
+    let transit = Some(Transit::Installed(Handle::direct(0, 3)));
     let unsent = [Bytes::from_static(b"old")].into_iter().collect();
     let parcel = Letter::Parcel(Box::new(Parcel {
         transit,

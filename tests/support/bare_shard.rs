@@ -1,0 +1,172 @@
+//! One shard that is fed by hand, with as little around it as possible: for counting instructions and allocations, and
+//! for timing. It does what the runtime's engine does for a shard (read, turn, write) and nothing else, so that what is
+//! measured is the shard's own work.
+
+// Each user needs its own part.
+#![allow(dead_code)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use synckit_server::auth::Authenticator;
+use synckit_server::clock::Now;
+use synckit_server::config::{Config, Flags};
+use synckit_server::handler::{Effect, Handler};
+use synckit_server::http::Api;
+use synckit_server::ids::{ShardId, Slot};
+use synckit_server::shard::context::{Context, Parts};
+use synckit_server::shard::{Shard, ShardEffect};
+
+const UNIX_MS: u64 = 1_760_000_000_000;
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+/// Longer than the flush window, so that every turn flushes.
+pub const QUIET_US: u64 = 10_000;
+
+/// A text frame as a client sends it.
+pub fn text_frame(text: &str) -> Vec<u8> {
+    let len = text.len();
+    let mut frame = vec![0x81];
+    match u16::try_from(len) {
+        Ok(short) if short < 126 => frame.push(0x80 | short as u8),
+        Ok(medium) => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&medium.to_be_bytes());
+        }
+        Err(_) => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&MASK);
+    frame.extend(text.bytes().enumerate().map(|(at, byte)| byte ^ MASK[at % 4]));
+    frame
+}
+
+/// A `delta` of about 150 bytes, as the load tester sends it.
+pub fn delta(document: &str, number: usize) -> String {
+    let field = number % 8;
+    let head = format!(
+        r#"{{"type":"delta","id":"m{number:07}","timestamp":1700000000000,"documentId":"{document}","field":"f{field}","value":"{number:07}"#
+    );
+    let padding = "x".repeat(148usize.saturating_sub(head.len()));
+    format!(r#"{head}{padding}"}}"#)
+}
+
+/// See the module's documentation.
+pub struct BareShard {
+    pub shard: Shard,
+    pub now: Now,
+    id: ShardId,
+    effects: Vec<ShardEffect>,
+    /// Letters to other shards.
+    pub mail: Vec<(ShardId, <Shard as Handler>::Mail)>,
+    scratch: Vec<u8>,
+    /// Bytes that left, all connections together.
+    pub sent_bytes: u64,
+    /// Sends that left.
+    pub sends: u64,
+}
+
+impl BareShard {
+    /// A shard of a server without authentication and rate limits.
+    pub fn new() -> BareShard {
+        BareShard::several(1).pop().expect("one shard")
+    }
+
+    /// The shards of one server; their mail is left in [`BareShard::mail`] for the caller to deliver.
+    pub fn several(shards: u16) -> Vec<BareShard> {
+        let variable = |name: &str| match name {
+            "SYNCKIT_AUTH_REQUIRED" => Some("false".to_owned()),
+            "SYNCKIT_MAX_MESSAGES_PER_MINUTE" | "SYNCKIT_MAX_CONNECTIONS_PER_IP" => Some("0".to_owned()),
+            _ => None,
+        };
+        let config = Config::from_env(variable, &Flags::default()).expect("a valid configuration");
+        let authenticator = Arc::new(Authenticator::new(&config.auth, Vec::new()));
+        let parts = Parts {
+            api: Arc::new(Api::new(&config, authenticator.clone(), None)),
+            authenticator,
+            started_unix_ms: UNIX_MS,
+            run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
+        };
+        let context = Arc::new(Context::new(config, shards, parts));
+        let shard = |id| BareShard {
+            shard: Shard::new(ShardId(id), context.clone()),
+            now: Now {
+                mono_us: 3_600_000_000,
+                unix_ms: UNIX_MS,
+            },
+            id: ShardId(id),
+            effects: Vec::new(),
+            mail: Vec::new(),
+            scratch: Vec::new(),
+            sent_bytes: 0,
+            sends: 0,
+        };
+        (0..shards).map(shard).collect()
+    }
+
+    /// A connection that has been upgraded to a WebSocket.
+    pub fn connect(&mut self) -> Slot {
+        let slot = self
+            .shard
+            .accepted(self.now, IpAddr::V4(Ipv4Addr::LOCALHOST))
+            .expect("there is room for a connection");
+        let upgrade = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        self.receive(slot, upgrade.as_bytes());
+        self.turn();
+        slot
+    }
+
+    /// A connection that has subscribed to a document.
+    pub fn subscribe(&mut self, document: &str) -> Slot {
+        let slot = self.connect();
+        let subscribe = format!(r#"{{"type":"subscribe","id":"s","documentId":"{document}"}}"#);
+        self.receive(slot, &text_frame(&subscribe));
+        self.turn();
+        slot
+    }
+
+    /// Bytes arrive.
+    pub fn receive(&mut self, slot: Slot, bytes: &[u8]) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.extend_from_slice(bytes);
+        let _ = self.shard.received(self.now, slot, &mut scratch);
+        self.scratch = scratch;
+    }
+
+    /// One turn: the shard decides, and whatever it has to say leaves at once and whole.
+    pub fn turn(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.shard.turn(self.now, &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Write(slot) => self.write(slot),
+                Effect::Mail { to, mail } => self.mail.push((to, mail)),
+                Effect::Close(_) | Effect::Resume(_) => {}
+                Effect::Move { to, .. } => panic!("{:?} moved a connection to {to:?}", self.id),
+            }
+        }
+        self.effects = effects;
+    }
+
+    /// Time passes.
+    pub fn pass(&mut self, us: u64) {
+        self.now.mono_us += us;
+        self.now.unix_ms = UNIX_MS + (self.now.mono_us - 3_600_000_000) / 1000;
+    }
+
+    fn write(&mut self, slot: Slot) {
+        loop {
+            let pieces = self.shard.take_outgoing(slot, 256 * 1024);
+            if pieces.is_empty() {
+                return;
+            }
+            let bytes = pieces.iter().map(|piece| piece.len()).sum();
+            drop(pieces);
+            self.sends += 1;
+            self.sent_bytes += bytes as u64;
+            self.shard.sent(self.now, slot, bytes, true);
+        }
+    }
+}
