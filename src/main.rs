@@ -46,7 +46,10 @@ fn main() -> ExitCode {
         std::process::exit(1);
     });
     match running.join() {
-        Ok(()) => {
+        Ok(false) => {
+            fail(&"stopped, but the database did not take everything; what it did not take was not acknowledged")
+        }
+        Ok(true) => {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }

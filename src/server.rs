@@ -1,20 +1,27 @@
 //! From configuration to a running server: the parts, their order, and what is said on the way.
 
+mod database;
+
 use crate::auth::{Authenticator, LoginWork, PublicKeyError, Users, UsersError, public_keys};
 use crate::config::files::{self, FileError};
 use crate::config::{Config, Environment, SocketChoice};
 use crate::http::Api;
 use crate::ids::SessionRef;
-use crate::runtime::{self, Mailer, Running, RuntimeConfig, SocketLayer, StartError};
+use crate::runtime::{self, Mailer, Running, RuntimeConfig, RuntimeError, SocketLayer, StartError, Stopper};
 use crate::shard::Shard;
 use crate::shard::context::{Context, Parts, RunBlocking};
 use crate::shard::mail::Mail;
+use crate::storage::postgres::UrlError;
+use crate::storage::{Storage, Trouble};
 use crossbeam_channel::{Receiver, TrySendError, bounded};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Password checks that may wait; each takes a blocking thread tens of milliseconds.
 const LOGINS_WAITING_MAX: usize = 256;
+
+/// What storage still gets after the shards have ended; nearly always there is nothing left to do.
+const STORE_LAST_MAX: Duration = Duration::from_millis(500);
 
 /// Why the server did not start. Each message says what the operator can do.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +39,50 @@ pub enum ServerError {
     /// The machine does not allow it.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// `DATABASE_URL` cannot be used.
+    #[error("DATABASE_URL: {0}")]
+    DatabaseUrl(#[from] UrlError),
+    /// The database did not answer.
+    #[error(
+        "the database {place} does not work: {trouble}. Remedy: start it or correct DATABASE_URL; \
+         SYNCKIT_DB_STARTUP_TIMEOUT_MS says how long to wait, SYNCKIT_DB_OPTIONAL=true starts without it, in memory"
+    )]
+    Database {
+        /// Where it was looked for.
+        place: String,
+        /// What is wrong.
+        trouble: Trouble,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}. Remedy: raise the limit of processes (ulimit -u)")]
     Thread(#[from] std::io::Error),
 }
 
+/// A running server.
+pub struct Server {
+    running: Running<Mail>,
+    storage: Option<Storage>,
+}
+
+impl Server {
+    /// A way to stop it from another thread.
+    pub fn stopper(&self) -> Stopper {
+        self.running.stopper()
+    }
+
+    /// Waits until the shards have ended, and then until storage has stored what it was given. Returns whether everything
+    /// accepted is stored.
+    pub fn join(self) -> Result<bool, RuntimeError> {
+        let outcome = self.running.join();
+        let stored = self
+            .storage
+            .is_none_or(|storage| storage.finish(Instant::now() + STORE_LAST_MAX));
+        outcome.map(|()| stored)
+    }
+}
+
 /// Starts everything and says where it listens.
-pub fn start(config: Config) -> Result<Running<Mail>, ServerError> {
+pub fn start(config: Config) -> Result<Server, ServerError> {
     let keys = match &config.auth.public_key_file {
         Some(path) => public_keys(&files::read("JWT_PUBLIC_KEY_FILE", path)?)?,
         None => Vec::new(),
@@ -66,11 +110,17 @@ pub fn start(config: Config) -> Result<Running<Mail>, ServerError> {
     };
     let generated = config.auth.jwt_secret.generated;
     say_configuration(&config);
+    let database = database::open(&config.storage)?;
+    let (mode, place) = match &database {
+        Some(database) => ("durable", database.place.clone()),
+        None => ("memory-only", "none".to_owned()),
+    };
     let parts = Parts {
         authenticator: authenticator.clone(),
         api,
         started_unix_ms: unix_ms(),
         run_blocking,
+        storage: database.as_ref().map(database::Database::link),
     };
     let context = Arc::new(Context::new(config, shards, parts));
     let runtime = RuntimeConfig {
@@ -85,6 +135,7 @@ pub fn start(config: Config) -> Result<Running<Mail>, ServerError> {
     let stats = running.stats().clone();
     context.measure_with(Box::new(move |shard| stats[shard.index()].measured()));
     check_passwords(logins, running.mailer())?;
+    let storage = database.map(|database| database.start(running.mailer())).transpose()?;
     if generated && development {
         tracing::warn!(
             "JWT_SECRET is not set: a random one is used and every token ends with this process. \
@@ -100,14 +151,15 @@ pub fn start(config: Config) -> Result<Running<Mail>, ServerError> {
         SocketLayer::DirectDescriptors | SocketLayer::Auto => "direct descriptors (io_uring)",
     };
     tracing::info!(
-        mode = "memory-only",
+        mode,
+        database = place,
         shards,
         sockets,
         connections_max = context.connections_max(),
         "listening on {}",
         running.local_addr()
     );
-    Ok(running)
+    Ok(Server { running, storage })
 }
 
 fn say_configuration(config: &Config) {

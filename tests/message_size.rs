@@ -180,3 +180,24 @@ fn field_names_and_subscriptions_have_limits() {
     let error = client.take_error("LIMIT_EXCEEDED", "Too many subscriptions");
     assert_eq!(error["details"]["max"], 3, "{}", error.body);
 }
+
+#[test]
+fn a_server_with_all_the_documents_it_may_have_refuses_new_ones() {
+    let server = Server::with().env("SYNCKIT_MAX_MEMORY_DOCS", 1).start();
+    let mut client = Client::connect(&server, Dialect::Json);
+    client.write_acked("first", json!({"a": 1}));
+    for (kind, fields) in [
+        ("subscribe", json!({"documentId": "second"})),
+        ("delta", json!({"documentId": "second", "delta": {"a": 1}})),
+        ("awareness_subscribe", json!({"documentId": "second"})),
+        (
+            "awareness_update",
+            json!({"documentId": "second", "clientId": "c", "state": {}, "clock": 1}),
+        ),
+    ] {
+        let id = client.say(kind, fields);
+        let error = client.take_error("LIMIT_EXCEEDED", "Maximum 1 documents in memory reached");
+        assert_eq!(error["id"], id, "{kind}: {}", error.body);
+    }
+    client.write_acked("first", json!({"a": 2}));
+}

@@ -1,6 +1,9 @@
 //! Real shards with everything around them simulated (no socket, thread or clock): all kinds of clients write, stall,
 //! vanish and come back on several documents over 1, 2 and 5 shards, and then everybody must agree.
 //!
+//! Every third seed has a simulated database, slow, pausing, with a short queue and other servers writing its rows; and
+//! in a test of its own the shards vanish at any moment and new ones must have everything that was acknowledged.
+//!
 //! What is checked is listed at `agree` and `part`. A failure names seed and shard count; `SIM_SEED=n` runs that seed
 //! alone, `SIM_SEEDS=n` that many from 0.
 
@@ -14,17 +17,23 @@ mod mesh;
 mod sdk_model;
 #[path = "support/sim_peer.rs"]
 mod sim_peer;
+#[path = "support/simulated_storage.rs"]
+#[allow(dead_code)]
+mod simulated_storage;
 #[path = "support/text_client.rs"]
 mod text_client;
 
 use mesh::World;
 use serde_json::Value;
 use sim_peer::{Kind, Peer, Stand};
+use simulated_storage::{SimulatedStorage, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Seeds of an ordinary run; each is played with every number of shards.
 const SEEDS: u64 = 300;
+/// The same for crashes.
+const CRASH_SEEDS: u64 = 100;
 const SHARDS: [u16; 3] = [1, 2, 5];
 /// `PRESENCE` sees no write, so it must be forgotten at the end.
 const DOCUMENTS: [&str; 4] = ["red", "green", "blue", PRESENCE];
@@ -41,6 +50,9 @@ struct Seen {
     coalesced: u64,
     drained: usize,
     relayed: usize,
+    commits: usize,
+    loads: usize,
+    conflicts: usize,
 }
 
 struct Run {
@@ -53,13 +65,13 @@ impl Run {
     fn new(seed: u64, shards: u16) -> Self {
         let queue_bytes = [65_536, 300_000, 1_000_000, 8_000_000][(seed % 4) as usize];
         let per_minute = if seed % 5 == 4 { 60 } else { 1_000_000 };
-        let variables = [
-            ("SYNCKIT_AUTH_REQUIRED", "false".to_owned()),
-            ("SYNCKIT_SEND_QUEUE_BYTES", queue_bytes.to_string()),
-            ("SYNCKIT_MAX_MESSAGES_PER_MINUTE", per_minute.to_string()),
-            ("AWARENESS_TIMEOUT_MS", PRESENCE_TIMEOUT_MS.to_string()),
-        ];
-        let mut world = World::new(seed, shards, &variables);
+        Self::over(seed, shards, queue_bytes, per_minute, seed % 3 == 2)
+    }
+
+    fn over(seed: u64, shards: u16, queue_bytes: usize, per_minute: u32, durable: bool) -> Self {
+        let storage = durable.then(|| SimulatedStorage::over(Table::new()));
+        let variables = variables(queue_bytes, per_minute);
+        let mut world = World::with_storage(seed, shards, &variables, storage);
         let kinds = [Kind::Json, Kind::Binary, Kind::Sdk, Kind::Goc];
         let count = 4 + world.dice.below(6);
         let peers = (0..count)
@@ -431,6 +443,53 @@ fn same_fields(who: &str, shown: &BTreeMap<String, Value>, truth: &BTreeMap<Stri
     }
 }
 
+fn variables(queue_bytes: usize, per_minute: u32) -> [(&'static str, String); 5] {
+    [
+        ("SYNCKIT_AUTH_REQUIRED", "false".to_owned()),
+        ("SYNCKIT_SEND_QUEUE_BYTES", queue_bytes.to_string()),
+        ("SYNCKIT_MAX_MESSAGES_PER_MINUTE", per_minute.to_string()),
+        ("AWARENESS_TIMEOUT_MS", PRESENCE_TIMEOUT_MS.to_string()),
+        ("SYNCKIT_DOC_MEMORY", "1MiB".to_owned()),
+    ]
+}
+
+/// The shards are gone, with everything they knew. New ones over the same table must show what was acknowledged.
+fn nothing_acknowledged_is_missing(seed: u64, shards: u16, peers: &[Peer], table: Table) {
+    let storage = Some(SimulatedStorage::over(table));
+    let world = World::with_storage(seed, shards, &variables(8_000_000, 1_000_000), storage);
+    let mut run = Run {
+        world,
+        peers: vec![Peer::new(90, Kind::Binary, 1)],
+        queue_bytes: 8_000_000,
+    };
+    run.peers[0].connect(&mut run.world, false);
+    for document in DOCUMENTS {
+        run.peers[0].subscribe(&mut run.world, document);
+        run.settle(100_000);
+    }
+    for write in peers.iter().flat_map(|peer| &peer.acknowledged) {
+        let fields = &run.peers[0].copies[write.document.as_str()].fields;
+        for (field, value) in &write.unique {
+            assert_eq!(
+                fields.get(field),
+                Some(value),
+                "{field} of {} was acknowledged",
+                write.document
+            );
+        }
+    }
+}
+
+fn crash(seed: u64, shards: u16, seen: &mut Seen) {
+    let mut run = Run::over(seed, shards, 8_000_000, 1_000_000, true);
+    run.play();
+    let Run { world, peers, .. } = run;
+    let storage = world.storage.expect("it has one");
+    seen.writes += peers.iter().map(|peer| peer.acknowledged.len()).sum::<usize>();
+    seen.commits += storage.commits;
+    nothing_acknowledged_is_missing(seed, shards, &peers, storage.table);
+}
+
 fn simulate(seed: u64, shards: u16, seen: &mut Seen) {
     let mut run = Run::new(seed, shards);
     run.play();
@@ -455,23 +514,29 @@ fn simulate(seed: u64, shards: u16, seen: &mut Seen) {
     let closes = run.peers.iter().flat_map(|peer| &peer.closes);
     seen.slow_consumers += closes.filter(|code| **code == 1013).count();
     seen.coalesced += run.world.shards().map(|shard| shard.census().coalesced).sum::<u64>();
+    if let Some(storage) = run.world.storage.take() {
+        seen.commits += storage.commits;
+        seen.loads += storage.loads;
+        seen.conflicts += storage.conflicts;
+        nothing_acknowledged_is_missing(seed, shards, &run.peers, storage.table);
+    }
 }
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn everybody_agrees_after_any_history() {
+/// Plays seeds with every number of shards. Returns what was seen, and whether it was an ordinary run.
+fn play_all(usual: u64, play: fn(u64, u16, &mut Seen)) -> (Seen, bool) {
     let seeds = match number("SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("SIM_SEEDS").unwrap_or(SEEDS),
+        None => 0..number("SIM_SEEDS").unwrap_or(usual),
     };
-    let whole = number("SIM_SEED").is_none() && seeds.end >= SEEDS;
+    let whole = number("SIM_SEED").is_none() && seeds.end >= usual;
     let mut seen = Seen::default();
     for seed in seeds {
         for shards in SHARDS {
-            let outcome = catch_unwind(AssertUnwindSafe(|| simulate(seed, shards, &mut seen)));
+            let outcome = catch_unwind(AssertUnwindSafe(|| play(seed, shards, &mut seen)));
             if let Err(panic) = outcome {
                 eprintln!("failed with seed {seed} and {shards} shards: SIM_SEED={seed}");
                 resume_unwind(panic);
@@ -479,9 +544,25 @@ fn everybody_agrees_after_any_history() {
         }
     }
     eprintln!("{seen:?}");
+    (seen, whole)
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_crash_at_any_moment() {
+    let (seen, whole) = play_all(CRASH_SEEDS, crash);
+    assert!(
+        !whole || seen.writes > 1000 && seen.commits > 1000,
+        "too little happened: {seen:?}"
+    );
+}
+
+#[test]
+fn everybody_agrees_after_any_history() {
+    let (seen, whole) = play_all(SEEDS, simulate);
     if whole {
         let all =
             seen.writes > 1000 && seen.slow_consumers > 0 && seen.coalesced > 0 && seen.drained > 0 && seen.relayed > 0;
+        let all = all && seen.commits > 1000 && seen.loads > 100 && seen.conflicts > 0;
         assert!(all, "the simulation does not reach what it is for: {seen:?}");
     }
 }

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that take values and give effects (docs/architecture.md §3).
-const PURE_ROOMS: [&str; 15] = [
+const PURE_ROOMS: [&str; 16] = [
     "protocol",
     "websocket",
     "document",
+    "saved",
     "text",
     "auth",
     "json",

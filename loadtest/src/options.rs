@@ -128,7 +128,7 @@ impl Scenario {
 /// Options of every scenario.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// The server, ws://host[:port][/path].
+    /// The server, `ws://host[:port][/path]`.
     #[arg(long, default_value = "ws://127.0.0.1:8080/ws", env = "LOADTEST_URL")]
     pub url: String,
     /// What to call the server in reports.
@@ -466,7 +466,7 @@ pub struct Mixed {
 /// Options of `compare`.
 #[derive(Clone, Debug, Args)]
 pub struct Compare {
-    /// A server: name=url[,pid=N][,dialect=D][,encoding=E][,token=T][,jwt-secret=S]. At least two.
+    /// A server: `name=url[,pid=N][,dialect=D][,encoding=E][,token=T][,jwt-secret=S]`. At least two.
     #[arg(long = "server", value_name = "NAME=URL[,KEY=VALUE…]", required = true)]
     pub servers: Vec<NamedServer>,
     /// Rounds of each server.

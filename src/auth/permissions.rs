@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Read and write permissions. Writing does not include reading.
 ///
-/// A handle: copies share their lists, and [`KnownPermissions`] lets equal ones of different tokens share them too.
+/// A handle: copies share their lists, and `KnownPermissions` lets equal ones of different tokens share them too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions(Arc<Lists>);
 

@@ -8,6 +8,7 @@ use super::settings::{
     AuthConfig, Config, CorsOrigins, DemoLogin, DocumentPolicy, Environment, HttpConfig, JwtSecret, LimitsConfig,
     RateLimitMode, Role, SocketChoice, SyncConfig,
 };
+use super::storage::storage;
 use super::values::{self, Expected, Life};
 use rand::RngCore as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -52,6 +53,7 @@ impl Config {
         let http = http(&mut reader);
         let limits = limits(&mut reader);
         let sync = sync(&mut reader);
+        let storage = storage(&mut reader);
         production::refuse_backends(&mut reader);
         without_effect(&mut reader);
         if environment == Environment::Production {
@@ -77,6 +79,7 @@ impl Config {
             http,
             limits,
             sync,
+            storage,
             warnings,
             settings,
         })
@@ -424,33 +427,22 @@ fn sync<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> SyncConfig {
     }
 }
 
-/// Settings of storage and clustering are checked, so that a typo does not wait for the version that uses them, but
-/// they change nothing in a memory-only server.
+/// Settings of clustering are checked, so that a typo does not wait for the version that uses them, but they change
+/// nothing in a single server.
 fn without_effect<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) {
-    let words = |text: &str| match text {
-        "sync" | "async" => Ok(()),
-        _ => Err(Expected("sync or async".to_owned())),
-    };
-    let pool = |text: &str| values::number(text, 0, 10_000).map(drop);
-    let on_off = |text: &str| values::switch(text).map(drop);
     let bridge = |text: &str| match text {
         "off" | "csharp" => Ok(()),
         _ => Err(Expected("off or csharp".to_owned())),
     };
     let seen = [
-        reader.optional(&["SYNCKIT_DURABILITY"], words),
-        reader.optional(&["SYNCKIT_DB_OPTIONAL"], on_off),
-        reader.optional(&["SYNCKIT_AUDIT_DELTAS"], on_off),
         reader.optional(&["SYNCKIT_REDIS_BRIDGE"], bridge),
         reader.optional(&["REDIS_CHANNEL_PREFIX"], |_| Ok(())),
-        reader.optional(&["DB_POOL_MIN", "DATABASE_POOL_MIN"], pool),
-        reader.optional(&["DB_POOL_MAX", "DATABASE_POOL_MAX"], pool),
     ];
     let names: Vec<&str> = seen.into_iter().flatten().map(|(name, ())| name).collect();
     if !names.is_empty() {
         reader
             .warnings
-            .push(format!("without effect in a memory-only server: {}", names.join(", ")));
+            .push(format!("without effect in a single server: {}", names.join(", ")));
     }
 }
 

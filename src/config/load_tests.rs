@@ -102,10 +102,32 @@ fn all_invalid_values_are_named_at_once() {
 }
 
 #[test]
-fn a_database_or_redis_is_refused_instead_of_ignored() {
-    assert!(problems(&[("DATABASE_URL", "postgresql://u:hunter2@db/x")]).contains("in memory only"));
-    assert!(!problems(&[("DATABASE_URL", "postgresql://u:hunter2@db/x")]).contains("hunter2"));
-    assert!(problems(&[("ConnectionStrings__synckit", "Host=db")]).contains("ConnectionStrings__synckit"));
+fn a_database_is_chosen_by_its_url_and_redis_is_refused_instead_of_ignored() {
+    use super::{Database, Durability};
+    let storage = |url: &str| load(&[("DATABASE_URL", url)]).unwrap().storage;
+    assert_eq!(storage("").database, Database::Memory);
+    assert_eq!(storage("memory:").database, Database::Memory);
+    assert_eq!(
+        storage("sqlite:/var/x.db").database,
+        Database::Sqlite("/var/x.db".into())
+    );
+    assert_eq!(
+        storage("sqlite:///var/x.db").database,
+        Database::Sqlite("/var/x.db".into())
+    );
+    let postgres = load(&[("DATABASE_URL", "postgresql://u:hunter2@db/x")]).unwrap();
+    assert_eq!(postgres.storage.durability, Durability::Sync);
+    assert!(!format!("{postgres:?}").contains("hunter2"));
+    let wrong = problems(&[("ConnectionStrings__synckit", "Host=db;Password=hunter2")]);
+    assert!(
+        wrong.contains("ConnectionStrings__synckit") && wrong.contains("postgresql://") && !wrong.contains("hunter2")
+    );
+    assert!(problems(&[("DATABASE_URL", "sqlite:")]).contains("sqlite:PATH"));
+    assert!(problems(&[("SYNCKIT_DURABILITY", "maybe")]).contains("sync or async"));
+    let pool = load(&[("DB_POOL_MIN", "8"), ("DATABASE_POOL_MAX", "3")])
+        .unwrap()
+        .storage;
+    assert_eq!((pool.pool_min, pool.pool_max), (3, 3));
     assert!(problems(&[("REDIS_URL", "redis://localhost:6379")]).contains("single server"));
     assert!(load(&[("DATABASE_URL", "memory:"), ("REDIS_URL", "")]).is_ok());
 }

@@ -15,6 +15,7 @@ mod network;
 mod production;
 mod reader;
 mod settings;
+mod storage;
 mod values;
 
 pub use flags::Flags;
@@ -24,6 +25,7 @@ pub use settings::{
     ApiKey, AuthConfig, Config, CorsOrigins, DemoLogin, DocumentPolicy, Environment, HttpConfig, JwtSecret,
     LimitsConfig, RateLimitMode, Role, SocketChoice, SyncConfig,
 };
+pub use storage::{Database, Durability, StorageConfig};
 
 #[cfg(test)]
 mod load_tests;

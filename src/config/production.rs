@@ -1,4 +1,4 @@
-//! Rules that look at several settings together: what production forbids, and what a memory-only server must refuse.
+//! Rules that look at several settings together: what production forbids, and what this version must refuse.
 
 use super::reader::Reader;
 use super::settings::{AuthConfig, DemoLogin, HttpConfig};
@@ -64,18 +64,8 @@ pub(super) fn check<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, auth:
     }
 }
 
-/// This version keeps documents in memory only. Ignoring a configured store would look like durability and lose data.
+/// Ignoring a configured Redis would look like one server and be several.
 pub(super) fn refuse_backends<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) {
-    let database = reader.text(&["DATABASE_URL", "ConnectionStrings__synckit"]);
-    if let Some((variable, text)) = database
-        && text != "memory:"
-    {
-        reader.refuse(
-            variable,
-            "a database is configured, but this version keeps documents in memory only; they would be lost at restart",
-            "unset it, or set DATABASE_URL=memory: to say that this is intended",
-        );
-    }
     if let Some((variable, _)) = reader.text(&["REDIS_URL", "ConnectionStrings__redis"]) {
         reader.refuse(
             variable,

@@ -147,6 +147,30 @@ impl<V: Fn(&str) -> Option<String>> Reader<V> {
         value
     }
 
+    /// As [`Reader::value`], for what must not be quoted when it is wrong.
+    pub(super) fn secret<T>(
+        &mut self,
+        names: &[&'static str],
+        default: T,
+        parse: impl Fn(&str) -> Result<T, Expected>,
+        show: impl Fn(&T) -> String,
+    ) -> T {
+        let Some((name, text)) = self.text(names) else {
+            self.describe(names[0], show(&default), Origin::Default);
+            return default;
+        };
+        match parse(&text) {
+            Ok(value) => {
+                self.describe(names[0], show(&value), Origin::Variable(name));
+                value
+            }
+            Err(expected) => {
+                self.invalid(name, "(hidden)", expected);
+                default
+            }
+        }
+    }
+
     pub(super) fn describe(&mut self, name: &'static str, value: String, origin: Origin) {
         self.settings.push(Setting { name, value, origin });
     }

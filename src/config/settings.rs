@@ -3,6 +3,7 @@
 
 use super::network::TrustedProxies;
 use super::reader::Setting;
+use super::storage::StorageConfig;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Timing of synchronisation and presence.
     pub sync: SyncConfig,
+    /// Where documents are kept.
+    pub storage: StorageConfig,
     /// Things the operator should know although the server starts.
     pub warnings: Vec<String>,
     /// Every setting with its effective value and origin, without secrets.

@@ -54,6 +54,26 @@ pub struct Total {
     pub decrements: f64,
 }
 
+/// Totals as they are stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SavedCounters {
+    /// Of every client that has one.
+    pub totals: Vec<(Box<str>, Total)>,
+    /// Of all others together.
+    pub others: Total,
+}
+
+impl Total {
+    /// What two servers know of one client: the greater of each sum. Exact as long as a client's batches reach one server
+    /// at a time.
+    pub fn merge(&mut self, other: Total) {
+        // Not `f64::max`, which may give either zero.
+        let greater = |a: f64, b: f64| if b.total_cmp(&a).is_gt() { b } else { a };
+        self.increments = greater(self.increments, other.increments);
+        self.decrements = greater(self.decrements, other.decrements);
+    }
+}
+
 /// Totals and memory of one document's counter. Times are monotonic milliseconds.
 #[derive(Default)]
 pub struct Counters {
@@ -94,6 +114,33 @@ impl Counters {
             self.totals.iter().map(|(client, total)| (&**client, *total)),
             self.others,
         )
+    }
+
+    /// The totals, to be stored.
+    pub fn saved(&self) -> SavedCounters {
+        let mut totals: Vec<_> = self
+            .totals
+            .iter()
+            .map(|(client, total)| (client.clone(), *total))
+            .collect();
+        totals.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        SavedCounters {
+            totals,
+            others: self.others,
+        }
+    }
+
+    /// Takes over what was stored.
+    pub fn merge(&mut self, saved: &SavedCounters) {
+        for (client, total) in &saved.totals {
+            self.total_mut(client).merge(*total);
+        }
+        self.others.merge(saved.others);
+    }
+
+    /// Whether operations are remembered that might still be repeated.
+    pub fn remembers(&self) -> bool {
+        !self.order.is_empty()
     }
 
     /// All increments minus all decrements.

@@ -22,6 +22,7 @@ mod flush;
 mod key;
 mod listeners;
 mod record;
+mod saved;
 pub mod sets;
 mod tombstone;
 mod write;
@@ -29,6 +30,7 @@ mod writers;
 
 pub use flush::{AuthorClock, FlushedField, SentClock};
 pub use key::{json_key, name_of_key};
+pub use saved::SavedRecord;
 pub use tombstone::{TOMBSTONE_JSON, is_tombstone};
 pub use write::{ClockView, DocumentLimit, Limits, Verdict, Write};
 
@@ -41,7 +43,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use tombstone::Graveyard;
 use write::Stamped;
-use writers::Writers;
+use writers::{WriterId, Writers};
 
 /// The greatest clock value that counts. Anything above is ignored: a hostile 2^53 would freeze the document, because no
 /// client could ever count past it.
@@ -445,21 +447,26 @@ impl Document {
 
     fn attribute(&mut self, at: usize, session: SessionRef, stamped: &Stamped<'_>, seen: u64) {
         let previous = self.records[at].author.writer;
-        let writer = stamped.client_id.map(|client_id| {
-            self.writers.intern(client_id, previous, || {
-                self.records.iter().filter_map(|record| record.author.writer)
-            })
-        });
-        if let Some(Some(remapped)) = writer.as_ref().map(|interned| interned.remapped.as_ref()) {
+        let writer = stamped
+            .client_id
+            .map(|client_id| self.intern_writer(client_id, previous));
+        let author = &mut self.records[at].author;
+        author.writer = writer;
+        author.own = stamped.own;
+        author.seen = seen;
+        author.set_session(session);
+    }
+
+    /// The number of a client id. `previous` is a guess that usually holds.
+    fn intern_writer(&mut self, name: &str, previous: Option<WriterId>) -> WriterId {
+        let in_use = || self.records.iter().filter_map(|record| record.author.writer);
+        let interned = self.writers.intern(name, previous, in_use);
+        if let Some(remapped) = &interned.remapped {
             for record in &mut self.records {
                 record.author.writer = record.author.writer.map(|old| remapped[old.index()]);
             }
         }
-        let author = &mut self.records[at].author;
-        author.writer = writer.map(|interned| interned.id);
-        author.own = stamped.own;
-        author.seen = seen;
-        author.set_session(session);
+        interned.id
     }
 
     fn after_win(&mut self, now_unix_ms: u64, at: usize) {

@@ -71,6 +71,31 @@ pub struct Replayed {
     pub lam: u64,
 }
 
+/// One value as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedElement {
+    /// The value's canonical JSON, see [`is_canonical`].
+    pub value: Arc<str>,
+    /// The document's clock at the last operation on it.
+    pub lam: u64,
+    /// When it was removed, in Unix milliseconds; `None`: it is a member.
+    pub removed_at_ms: Option<u64>,
+}
+
+impl SavedElement {
+    /// Whether this is to replace `other`, the same value as another server stored it: the later operation counts, and of
+    /// two at once the addition. Total, so that everybody who merges ends with the same.
+    pub fn beats(&self, other: &SavedElement) -> bool {
+        let rank = |element: &SavedElement| (element.lam, element.removed_at_ms.is_none(), element.removed_at_ms);
+        rank(self) > rank(other)
+    }
+}
+
+/// Whether `value` is spelled as [`SavedElement::value`] must be; a row written by others may hold anything.
+pub fn is_canonical(value: &str) -> bool {
+    canonical(value.as_bytes()).is_ok_and(|canonical| canonical == value)
+}
+
 /// Who is in the set, and who was until lately.
 #[derive(Default)]
 pub struct SetMembership {
@@ -138,6 +163,39 @@ impl SetMembership {
         let mut replay: Vec<_> = self.elements.iter().map(element).collect();
         replay.sort_unstable_by(|a, b| (a.lam, &a.value).cmp(&(b.lam, &b.value)));
         replay
+    }
+
+    /// Every known value, in no order.
+    pub fn saved(&self) -> Vec<SavedElement> {
+        let mut removed_at: HashMap<(&str, u64), u64> = HashMap::new();
+        let graves = self.removed.newest();
+        removed_at.extend(graves.map(|grave| ((&*grave.key, grave.lam), grave.at_ms)));
+        let saved = |(value, element): (&Arc<str>, &Element)| SavedElement {
+            value: value.clone(),
+            lam: element.lam,
+            removed_at_ms: match element.present {
+                true => None,
+                false => Some(removed_at.get(&(&**value, element.lam)).copied().unwrap_or(0)),
+            },
+        };
+        self.elements.iter().map(saved).collect()
+    }
+
+    /// Takes over a value as it was stored, unless a later operation on it is known. Returns whether it did.
+    pub fn merge(&mut self, saved: &SavedElement) -> bool {
+        let present = saved.removed_at_ms.is_none();
+        match self.elements.get(&saved.value) {
+            Some(element) if (saved.lam, present) <= (element.lam, element.present) => return false,
+            Some(element) if !element.present => self.removed.risen(),
+            Some(_) => {}
+            None => self.bytes += cost(&saved.value),
+        }
+        if let Some(at_ms) = saved.removed_at_ms {
+            self.removed.bury(at_ms, saved.lam, saved.value.clone());
+        }
+        let lam = saved.lam;
+        self.elements.insert(saved.value.clone(), Element { present, lam });
+        true
     }
 
     /// Forgets removals that are too old or too many.

@@ -9,12 +9,23 @@ pub struct Fault {
     pub code: &'static str,
     /// `error`.
     pub text: Cow<'static, str>,
+    /// `details.retryable`: the same request may well be taken later.
+    pub retryable: bool,
 }
 
 const fn fault(code: &'static str, text: &'static str) -> Fault {
     Fault {
         code,
         text: Cow::Borrowed(text),
+        retryable: false,
+    }
+}
+
+const fn retryable(text: &'static str) -> Fault {
+    Fault {
+        code: "INTERNAL_ERROR",
+        text: Cow::Borrowed(text),
+        retryable: true,
     }
 }
 
@@ -35,6 +46,16 @@ impl Fault {
     pub const TOO_MANY_SUBSCRIPTIONS: Fault = fault("LIMIT_EXCEEDED", "Too many subscriptions");
     pub const BATCH_FAILED: Fault = fault("INTERNAL_ERROR", "Delta batch application failed");
 
+    /// The database did not answer in time.
+    pub const NOT_LOADED: Fault = retryable("Subscribe failed");
+    pub const NOT_SYNCED: Fault = retryable("Sync request failed");
+    /// The same for a write. It may have been applied, and is stored when the database is back.
+    pub const NOT_STORED: Fault = retryable("Delta application failed");
+    /// The database does not take the document for its content.
+    pub const UNSTORABLE: Fault = fault("INTERNAL_ERROR", "Delta application failed");
+    /// The document's row is not what it should be.
+    pub const UNREADABLE: Fault = fault("INTERNAL_ERROR", "Internal server error");
+
     /// A refusal whose code and text another room decided.
     pub fn of(code: &'static str, text: &'static str) -> Fault {
         fault(code, text)
@@ -46,6 +67,7 @@ impl Fault {
         Fault {
             code: "INVALID_MESSAGE",
             text: Cow::Owned(text),
+            retryable: false,
         }
     }
 
@@ -55,6 +77,7 @@ impl Fault {
         Fault {
             code: "INVALID_MESSAGE",
             text: Cow::Owned(format!("Invalid message type: {name}")),
+            retryable: false,
         }
     }
 
@@ -63,6 +86,7 @@ impl Fault {
         Fault {
             code: "UNKNOWN_MESSAGE_TYPE",
             text: Cow::Owned(format!("Unknown message type: {name}")),
+            retryable: false,
         }
     }
 
@@ -71,6 +95,7 @@ impl Fault {
         Fault {
             code: "LIMIT_EXCEEDED",
             text: Cow::Owned(format!("Maximum {max} documents in memory reached")),
+            retryable: false,
         }
     }
 
@@ -84,6 +109,7 @@ impl Fault {
         Fault {
             code: "LIMIT_EXCEEDED",
             text: Cow::Owned(text),
+            retryable: false,
         }
     }
 }

@@ -10,7 +10,7 @@ pub struct StopSignals {
 
 impl StopSignals {
     /// Blocks SIGTERM and SIGINT in this thread and those it starts from now on. A closed terminal or peer must not end
-    /// the process, so SIGPIPE is ignored.
+    /// the process, so SIGPIPE is ignored; nor must a file that may not grow (SIGXFSZ), which is an error like a full disk.
     pub fn block() -> io::Result<StopSignals> {
         // SAFETY: sigset_t is plain data for which all zeroes is a valid start; sigemptyset initialises it.
         let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
@@ -20,6 +20,7 @@ impl StopSignals {
             libc::sigaddset(&mut set, libc::SIGTERM);
             libc::sigaddset(&mut set, libc::SIGINT);
             libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut())
         };
         if blocked != 0 {

@@ -308,6 +308,8 @@ pub struct SplitWrite {
     pub remaining: usize,
     /// Whether any element was taken.
     pub accepted: bool,
+    /// Whether a part is not known to be stored; then there is no acknowledgement.
+    pub unstored: bool,
     /// The acknowledgement to send at the end.
     pub ack: Vec<u8>,
 }

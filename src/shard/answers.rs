@@ -3,7 +3,8 @@
 
 use super::Metrics;
 use super::Shard;
-use crate::http::{DocumentFacts, HealthFacts, Question, Response, SnapshotFacts, answers};
+use super::StorageFacts;
+use crate::http::{BackendState, DocumentFacts, HealthFacts, Question, Response, SnapshotFacts, answers};
 use rand::Rng;
 use serde_json::json;
 
@@ -32,7 +33,9 @@ impl Shard {
     pub(super) fn find_out(&mut self, question: &Question) -> Findings {
         match question {
             Question::Health { details } => Findings::Health(self.health_facts(*details)),
-            Question::Ready => Findings::Ready(!self.draining),
+            Question::Ready => {
+                Findings::Ready(!self.draining && self.storage_facts().is_none_or(|facts| facts.available))
+            }
             Question::Rooms => Findings::Rooms {
                 documents: self.document_facts(),
                 connections: self.websockets,
@@ -58,8 +61,17 @@ impl Shard {
             clients: self.clients.len() as u64,
             documents: self.library.len() as u64,
             document_list: if details { self.document_facts() } else { Vec::new() },
+            storage: match self.storage_facts() {
+                None => BackendState::Absent,
+                Some(facts) if facts.available => BackendState::Connected,
+                Some(_) => BackendState::Disconnected,
+            },
             ..HealthFacts::default()
         }
+    }
+
+    fn storage_facts(&self) -> Option<StorageFacts> {
+        self.context.storage.as_ref().map(|link| (link.health)())
     }
 
     fn document_facts(&self) -> Vec<DocumentFacts> {
@@ -82,6 +94,7 @@ impl Shard {
             (runtime.turns, runtime.turn_us, runtime.turn_us_max);
         measured.mailbox_letters = runtime.mailbox_letters;
         measured.documents = self.library.len() as u64;
+        self.measure_storage(&mut measured);
         measured.outbox_bytes = self
             .sessions
             .iter()
@@ -90,8 +103,32 @@ impl Shard {
         measured
     }
 
+    fn measure_storage(&self, measured: &mut Metrics) {
+        let (Some(storehouse), Some(link)) = (self.storehouse.as_deref(), &self.context.storage) else {
+            return;
+        };
+        measured.unsaved_documents = storehouse.unsaved as u64;
+        measured.withheld_acks = storehouse.withheld as u64;
+        measured.loading_documents = storehouse.loading.len() as u64;
+        measured.document_bytes = storehouse.document_bytes as u64;
+        // Storage is one for the process; the first shard speaks for it.
+        if self.id.index() == 0 {
+            let facts = (link.health)();
+            measured.storage_up = u64::from(facts.available);
+            measured.storage_unavailable_ms = facts.unavailable_ms;
+            measured.storage_commits = facts.commits;
+            measured.storage_stored = facts.documents_stored;
+            measured.storage_loaded = facts.documents_loaded;
+            measured.storage_conflicts = facts.conflicts;
+            measured.storage_refused = facts.refused;
+            measured.storage_retries = facts.retries;
+            measured.storage_us = facts.store_us;
+        }
+    }
+
     /// Deletes all documents (`/_test/clear`). Connections stay, their subscriptions go.
     fn clear(&mut self) {
+        self.forget_unsaved();
         self.context.documents_removed(self.library.clear());
         self.metrics = Metrics::default();
         let slots: Vec<_> = self.sessions.iter().map(|(slot, _)| slot).collect();
@@ -183,6 +220,7 @@ pub(super) fn respond(question: &Question, findings: Vec<Findings>, unix_ms: u64
                 sum.users += facts.users;
                 sum.clients += facts.clients;
                 sum.documents += facts.documents;
+                sum.storage = facts.storage;
                 sum.document_list.extend(facts.document_list);
             }
             answers::health(&sum, *details, unix_ms)

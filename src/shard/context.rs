@@ -1,6 +1,7 @@
 //! What all shards of a process share. Nothing here is touched per message: counters of sockets, addresses at accept and
 //! close, the configuration.
 
+use super::storehouse::StorageLink;
 use crate::auth::{Authenticator, LoginWork};
 use crate::clock::Now;
 use crate::config::{Config, LimitsConfig, TrustedProxies};
@@ -46,6 +47,8 @@ pub struct Context {
     pub started_unix_ms: u64,
     /// Where blocking work goes.
     pub run_blocking: RunBlocking,
+    /// Where documents are stored, if they are.
+    pub storage: Option<StorageLink>,
     measure: OnceLock<Measure>,
     connections_max: AtomicUsize,
     websockets: AtomicUsize,
@@ -63,6 +66,8 @@ pub struct Parts {
     pub started_unix_ms: u64,
     /// Where blocking work goes.
     pub run_blocking: RunBlocking,
+    /// Where documents are stored; there is one exactly if the configuration names a database.
+    pub storage: Option<StorageLink>,
 }
 
 impl Context {
@@ -77,6 +82,7 @@ impl Context {
             addresses: Addresses::default(),
             started_unix_ms: parts.started_unix_ms,
             run_blocking: parts.run_blocking,
+            storage: parts.storage,
             measure: OnceLock::new(),
             connections_max: AtomicUsize::new(if configured == 0 { usize::MAX } else { configured }),
             websockets: AtomicUsize::new(0),
@@ -110,6 +116,12 @@ impl Context {
     /// Bytes that may wait for one connection.
     pub fn send_queue_bytes_max(&self) -> usize {
         usize::try_from(self.config.limits.send_queue_bytes_max).unwrap_or(usize::MAX)
+    }
+
+    /// Memory for the documents of one shard, in bytes; only stored ones can make room.
+    pub fn document_bytes_max(&self) -> usize {
+        let total = usize::try_from(self.config.storage.document_memory_bytes).unwrap_or(usize::MAX);
+        total / usize::from(self.shards.max(1))
     }
 
     /// Counts a new document; `false` when the process holds as many as it may.

@@ -38,6 +38,14 @@ pub enum Due {
     Spares,
     /// What was accepted before the shut-down has been spread.
     Drained,
+    /// Requests may have waited too long for their documents.
+    Loading,
+    /// The queue to storage may have room again.
+    Storing,
+    /// Acknowledgements of a document may have waited too long; its place in the library.
+    Patience(u32),
+    /// Documents may have been idle long enough to be unloaded.
+    Unload,
 }
 
 /// The grid of deadlines that need no precision.

@@ -250,12 +250,16 @@ fn tombstone_keys(shelf: &Shelf) -> Vec<Arc<str>> {
 fn set_elements(shelf: &Shelf, unix_ms: u64) -> Vec<Bytes> {
     let Some(set) = &shelf.set else { return Vec::new() };
     let element = |replayed: crate::document::sets::Replayed| {
-        let operation = if replayed.present { "add" } else { "remove" };
-        let (value, lam, id) = (&replayed.value, replayed.lam, &shelf.id);
-        Bytes::from(format!(
-            "{{\"type\":\"set\",\"operation\":\"{operation}\",\"value\":{value},\"documentId\":\"{id}\",\
-             \"clientId\":\"server\",\"timestamp\":{unix_ms},\"clock\":{{\"server\":{lam}}}}}"
-        ))
+        set_element(&shelf.id, &replayed.value, replayed.present, replayed.lam, unix_ms)
     };
     set.replay().into_iter().map(element).collect()
+}
+
+/// A set operation as it stands in a batch.
+pub(super) fn set_element(id: &str, value: &str, present: bool, lam: u64, unix_ms: u64) -> Bytes {
+    let operation = if present { "add" } else { "remove" };
+    Bytes::from(format!(
+        "{{\"type\":\"set\",\"operation\":\"{operation}\",\"value\":{value},\"documentId\":\"{id}\",\
+         \"clientId\":\"server\",\"timestamp\":{unix_ms},\"clock\":{{\"server\":{lam}}}}}"
+    ))
 }

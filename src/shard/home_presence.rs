@@ -57,8 +57,18 @@ impl Shard {
             state,
         } = update;
         let state_bytes = state.as_ref().map_or(0, Bytes::len);
-        let Ok(place) = self.place_of(&document, AddressKey::UNCOUNTED) else {
-            return;
+        let place = match self.place_of(&document, AddressKey::UNCOUNTED) {
+            Ok(place) => place,
+            Err(refusal) => {
+                let refused = RefusedRequest {
+                    document,
+                    session,
+                    id,
+                    refusal,
+                    weight_bytes: state_bytes,
+                };
+                return self.post(session.shard(), Mail::Refused(Box::new(refused)));
+            }
         };
         let Some(shelf) = self.library.at(place) else { return };
         shelf.listen(session);

@@ -1,7 +1,8 @@
 //! The home side of writes: fields, text states, sets, counters and relayed operations (docs/protocol.md §9, §11, §12).
 
+use super::context::AddressKey;
 use super::library::{Text, refusal};
-use super::mail::{Mail, Refusal, RelayFanOut, Span, TextBody, TextFanOut, Write, WriteOp, Wrote};
+use super::mail::{DocumentId, Mail, Refusal, RelayFanOut, Span, TextBody, TextFanOut, Write, WriteOp, Wrote};
 use super::requests::countable;
 use super::{Due, Shard};
 use crate::document::counters::{Counted, CounterOperation};
@@ -32,15 +33,17 @@ impl Shard {
     /// A `delta` or a document's part of a `delta_batch`.
     pub(super) fn home_write(&mut self, write: Box<Write>) {
         let session = write.session;
-        let place = match self.place_of(&write.document, write.address) {
+        let place = match self.writable_place(&write.document, write.address) {
             Ok(place) => place,
             Err(refusal) => {
+                let unstored = refusal.fault.retryable;
                 let refusals = vec![refusal];
                 let wrote = Wrote {
                     write,
                     refusals,
                     accepted: false,
                     joined: false,
+                    unstored,
                 };
                 return self.post(session.shard(), Mail::Wrote(wrote));
             }
@@ -65,13 +68,25 @@ impl Shard {
         self.relay(place, session, relays);
         let accepted = refusals.len() < write.ops.len();
         self.metrics.elements_accepted += (write.ops.len() - refusals.len()) as u64;
+        let kept = |op: &WriteOp| !matches!(op, WriteOp::RichText { .. } | WriteOp::LegacyText { .. });
+        if accepted && write.ops.iter().any(kept) {
+            self.changed(place);
+        }
         let wrote = Wrote {
             write,
             refusals,
             accepted,
             joined,
+            unstored: false,
         };
-        self.post(session.shard(), Mail::Wrote(wrote));
+        self.answer_write(place, wrote);
+    }
+
+    /// The place of a document that takes writes.
+    fn writable_place(&mut self, document: &DocumentId, address: AddressKey) -> Result<u32, Refusal> {
+        let place = self.place_of(document, address)?;
+        self.check_storable(place).inspect_err(|_| self.dispose(place))?;
+        Ok(place)
     }
 
     fn apply(&mut self, place: u32, write: &Write, op: &WriteOp, relays: &mut Relays) -> Result<(), Refusal> {
@@ -125,6 +140,7 @@ impl Shard {
         let lost = commit(&mut shelf.fields, unix_ms, &limits, write.session, &writes)?;
         shelf.modified_ms = unix_ms;
         self.metrics.writes_lost += lost;
+        self.audit_fields(place, write.session, &writes);
         self.schedule_flush(place);
         Ok(())
     }
@@ -148,6 +164,7 @@ impl Shard {
             let writes = [FieldWrite::Plain { name: &name, value }];
             commit(&mut shelf.fields, unix_ms, &limits, write.session, &writes)?;
             shelf.modified_ms = unix_ms;
+            self.audit_fields(place, write.session, &writes);
             self.schedule_flush(place);
             return Ok(());
         };
@@ -167,6 +184,9 @@ impl Shard {
         let lost = commit(&mut shelf.fields, unix_ms, &limits, write.session, &writes)?;
         shelf.modified_ms = unix_ms;
         self.metrics.writes_lost += lost;
+        if lost == 0 {
+            self.audit_fields(place, write.session, &writes);
+        }
         self.schedule_flush(place);
         Ok(())
     }
@@ -210,6 +230,7 @@ impl Shard {
             text.relay_pending = true;
             text.current.clear();
         }
+        let changed = merged.changed;
         match merged.echo {
             Echo::None if text.relay_pending && !text.echoes.contains(&session) && !text.current.contains(&session) => {
                 text.current.push(session);
@@ -222,6 +243,9 @@ impl Shard {
             }
         }
         self.schedule_text_relay(place);
+        if changed {
+            self.audit_text(place, session);
+        }
         Ok(())
     }
 
@@ -240,7 +264,7 @@ impl Shard {
         self.post(session.shard(), Mail::Text(Arc::new(fan_out)));
     }
 
-    fn schedule_text_relay(&mut self, place: u32) {
+    pub(super) fn schedule_text_relay(&mut self, place: u32) {
         let now_us = self.now.mono_us;
         let Some(text) = self.library.at(place).and_then(|shelf| shelf.text.as_mut()) else {
             return;

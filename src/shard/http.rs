@@ -191,6 +191,9 @@ impl Shard {
     /// A question for this shard.
     pub(super) fn asked(&mut self, ticket: u64, from: ShardId, question: &Question) {
         let findings = Box::new(self.find_out(question));
+        if matches!(question, Question::Clear) && self.clear_tables(ticket, from) {
+            return;
+        }
         self.post(from, Mail::Answered { ticket, findings });
     }
 

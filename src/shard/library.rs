@@ -3,6 +3,7 @@
 use super::mail::{DocumentId, Refusal};
 use super::slab::Slab;
 use super::snapshots::Snapshots;
+use super::storehouse::Durable;
 use crate::awareness::Presence;
 use crate::config::Config;
 use crate::document::counters::Counters;
@@ -34,6 +35,8 @@ pub(super) struct Shelf {
     pub flush_scheduled: bool,
     /// Unix milliseconds of the last accepted write.
     pub modified_ms: u64,
+    /// What is known of the document's row; `None` without a database.
+    pub durable: Option<Box<Durable>>,
 }
 
 /// The text of a document and what its listeners have of it (text-state.md §6).
@@ -97,6 +100,7 @@ impl Shelf {
             && self.counters.is_none()
             && self.presence.as_ref().is_none_or(|presence| presence.is_empty())
             && !self.flush_scheduled
+            && self.durable.as_ref().is_none_or(|durable| durable.is_empty())
     }
 
     /// Whether a newcomer would get anything to see.
@@ -121,10 +125,13 @@ pub(super) struct Library {
     pub snapshots: Snapshots,
     pub presence_scheduled: bool,
     pub housekeeping_scheduled: bool,
+    /// Documents have rows in a database.
+    durable: bool,
 }
 
 impl Library {
-    pub fn new(config: &Config) -> Library {
+    /// An empty one; `durable`: its documents have rows in a database.
+    pub fn new(config: &Config, durable: bool) -> Library {
         let bytes_max = usize::try_from(config.limits.document_bytes_max).unwrap_or(usize::MAX);
         let ttl_ms = config.sync.tombstone_ttl_s.saturating_mul(1000);
         Library {
@@ -147,6 +154,7 @@ impl Library {
             snapshots: Snapshots::default(),
             presence_scheduled: false,
             housekeeping_scheduled: false,
+            durable,
         }
     }
 
@@ -182,6 +190,7 @@ impl Library {
             changed_us: 0,
             flush_scheduled: false,
             modified_ms: now_unix_ms,
+            durable: self.durable.then(Box::default),
         });
         let (shelves, hasher) = (&self.shelves, &self.hasher);
         let hash_of = |place: &u32| shelves.at(*place).map_or(0, |shelf| hasher.hash_one(&*shelf.id));
@@ -194,13 +203,22 @@ impl Library {
         if !self.at(place).is_some_and(|shelf| shelf.is_disposable()) {
             return false;
         }
-        if let Some(shelf) = self.shelves.take(place) {
-            let hash = self.hasher.hash_one(&*shelf.id);
-            if let Ok(entry) = self.by_id.find_entry(hash, |other| *other == place) {
-                entry.remove();
-            }
+        self.remove(place).is_some()
+    }
+
+    /// Takes a document out.
+    pub fn remove(&mut self, place: u32) -> Option<Shelf> {
+        let shelf = self.shelves.take(place)?;
+        let hash = self.hasher.hash_one(&*shelf.id);
+        if let Ok(entry) = self.by_id.find_entry(hash, |other| *other == place) {
+            entry.remove();
         }
-        true
+        Some(shelf)
+    }
+
+    /// Places that have been given out so far, free ones included.
+    pub fn places(&self) -> usize {
+        self.shelves.places()
     }
 
     /// Forgets all documents (`/_test/clear`). Returns how many there were.

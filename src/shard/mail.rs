@@ -11,6 +11,7 @@ use crate::document::FlushedField;
 use crate::http::Question;
 use crate::ids::{SessionRef, ShardId};
 use crate::protocol::Fault;
+use crate::saved::Answer;
 use crate::session::Session;
 use crate::shard::answers::Findings;
 use crate::shard::context::AddressKey;
@@ -65,6 +66,8 @@ pub enum Mail {
     Unsubscribed(Box<Unsubscribe>),
     /// To the session: answer to [`Mail::Write`].
     Wrote(Wrote),
+    /// To the session: its write made it a listener; [`Mail::Wrote`] follows when the write is stored.
+    Joined { document: DocumentId, session: SessionRef },
     /// To the session: answer to [`Mail::AwarenessSubscribe`] and [`Mail::AwarenessUpdate`].
     AwarenessAnswered(Box<AwarenessAnswered>),
     /// To the session: the request could not be taken.
@@ -97,6 +100,8 @@ pub enum Mail {
     },
     /// From a shard: its part of the answer.
     Answered { ticket: u64, findings: Box<Findings> },
+    /// From storage: answers to what this shard asked.
+    Storage(Vec<Answer>),
     /// From a blocking thread: the HTTP response to a login.
     LoggedIn {
         session: SessionRef,
@@ -229,6 +234,8 @@ pub struct Wrote {
     pub accepted: bool,
     /// The session is a listener now and was none before.
     pub joined: bool,
+    /// It was refused because it is not known to be stored: a batch that it is a part of must not be acknowledged.
+    pub unstored: bool,
 }
 
 /// One refused element.

@@ -44,6 +44,24 @@ pub struct Metrics {
     pub pings: u64,
     pub heartbeat_timeouts: u64,
     pub superseded: u64,
+    pub unsaved_documents: u64,
+    pub withheld_acks: u64,
+    pub loading_documents: u64,
+    pub document_bytes: u64,
+    pub loaded: u64,
+    pub unloaded: u64,
+    pub not_loaded: u64,
+    pub writes_not_stored: u64,
+    pub audit_dropped: u64,
+    pub storage_up: u64,
+    pub storage_unavailable_ms: u64,
+    pub storage_commits: u64,
+    pub storage_stored: u64,
+    pub storage_loaded: u64,
+    pub storage_conflicts: u64,
+    pub storage_refused: u64,
+    pub storage_retries: u64,
+    pub storage_us: u64,
     received: [u64; Kind::COUNT],
     sent: [u64; Kind::COUNT],
     refused: BTreeMap<&'static str, u64>,
@@ -108,7 +126,7 @@ impl Metrics {
     }
 
     /// Everything that is simply summed.
-    fn numbers(&mut self) -> [&mut u64; 33] {
+    fn numbers(&mut self) -> [&mut u64; 51] {
         [
             &mut self.connections,
             &mut self.websockets,
@@ -143,6 +161,24 @@ impl Metrics {
             &mut self.pings,
             &mut self.heartbeat_timeouts,
             &mut self.superseded,
+            &mut self.unsaved_documents,
+            &mut self.withheld_acks,
+            &mut self.loading_documents,
+            &mut self.document_bytes,
+            &mut self.loaded,
+            &mut self.unloaded,
+            &mut self.not_loaded,
+            &mut self.writes_not_stored,
+            &mut self.audit_dropped,
+            &mut self.storage_up,
+            &mut self.storage_unavailable_ms,
+            &mut self.storage_commits,
+            &mut self.storage_stored,
+            &mut self.storage_loaded,
+            &mut self.storage_conflicts,
+            &mut self.storage_refused,
+            &mut self.storage_retries,
+            &mut self.storage_us,
         ]
     }
 
@@ -191,7 +227,7 @@ impl Metrics {
         }
     }
 
-    fn rows(&self) -> [Row; 35] {
+    fn rows(&self) -> [Row; 53] {
         [
             ("connections", "Open sockets", "gauge", self.connections),
             ("websockets", "Open WebSocket connections", "gauge", self.websockets),
@@ -343,6 +379,104 @@ impl Metrics {
                 "counter",
                 self.superseded,
             ),
+            (
+                "unsaved_documents",
+                "Documents with changes that are not stored",
+                "gauge",
+                self.unsaved_documents,
+            ),
+            (
+                "withheld_acks",
+                "Acknowledgements that wait for the database",
+                "gauge",
+                self.withheld_acks,
+            ),
+            (
+                "loading_documents",
+                "Documents being loaded",
+                "gauge",
+                self.loading_documents,
+            ),
+            (
+                "document_bytes",
+                "Memory of stored documents in bytes",
+                "gauge",
+                self.document_bytes,
+            ),
+            (
+                "loaded_total",
+                "Documents taken in from the database",
+                "counter",
+                self.loaded,
+            ),
+            ("unloaded_total", "Documents unloaded", "counter", self.unloaded),
+            (
+                "not_loaded_total",
+                "Requests refused because the database did not answer",
+                "counter",
+                self.not_loaded,
+            ),
+            (
+                "writes_not_stored_total",
+                "Writes refused because the database did not take them",
+                "counter",
+                self.writes_not_stored,
+            ),
+            (
+                "audit_dropped_total",
+                "Changes missing in the audit trail",
+                "counter",
+                self.audit_dropped,
+            ),
+            ("storage_up", "Whether the database answers", "gauge", self.storage_up),
+            (
+                "storage_unavailable_ms",
+                "Milliseconds for which it has not",
+                "gauge",
+                self.storage_unavailable_ms,
+            ),
+            (
+                "storage_commits_total",
+                "Transactions committed",
+                "counter",
+                self.storage_commits,
+            ),
+            (
+                "storage_documents_stored_total",
+                "Documents written by them",
+                "counter",
+                self.storage_stored,
+            ),
+            (
+                "storage_documents_loaded_total",
+                "Documents read",
+                "counter",
+                self.storage_loaded,
+            ),
+            (
+                "storage_conflicts_total",
+                "Rows that another server had changed, merged",
+                "counter",
+                self.storage_conflicts,
+            ),
+            (
+                "storage_refused_total",
+                "Documents the database did not take for their content",
+                "counter",
+                self.storage_refused,
+            ),
+            (
+                "storage_retries_total",
+                "Operations tried again",
+                "counter",
+                self.storage_retries,
+            ),
+            (
+                "storage_us_total",
+                "Microseconds spent in transactions",
+                "counter",
+                self.storage_us,
+            ),
         ]
     }
 
@@ -351,7 +485,7 @@ impl Metrics {
         let mut total = Metrics::default();
         shards.iter().for_each(|shard| total.add(shard));
         let mut text = String::new();
-        let rows: Vec<[Row; 35]> = shards.iter().map(Metrics::rows).collect();
+        let rows: Vec<[Row; 53]> = shards.iter().map(Metrics::rows).collect();
         for (at, (name, help, kind, value)) in total.rows().into_iter().enumerate() {
             let _ = writeln!(
                 text,

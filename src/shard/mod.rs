@@ -18,7 +18,9 @@ pub mod context;
 mod deadlines;
 mod fanout;
 mod home;
+mod home_loading;
 mod home_presence;
+mod home_storing;
 mod home_writes;
 mod http;
 mod inbound;
@@ -32,6 +34,7 @@ mod sending;
 mod sessions;
 mod slab;
 mod snapshots;
+mod storehouse;
 mod superseded;
 mod upkeep;
 mod users;
@@ -40,6 +43,7 @@ mod writes;
 pub use census::Census;
 pub use context::Context;
 pub use metrics::Metrics;
+pub use storehouse::{StorageFacts, StorageLink};
 
 use crate::clock::Now;
 use crate::handler::{Effect, End, Flow, Handler, Outgoing};
@@ -58,6 +62,7 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
+use storehouse::Storehouse;
 use users::Users;
 
 /// Room for slots to write that a shard keeps from turn to turn.
@@ -74,6 +79,8 @@ pub struct Shard {
     sessions: Sessions,
     audiences: Audiences,
     library: Library,
+    /// Only with a database.
+    storehouse: Option<Box<Storehouse>>,
     deadlines: Deadlines,
     /// Mail to this shard itself.
     local: VecDeque<Mail>,
@@ -106,6 +113,7 @@ pub struct Shard {
     sweep: upkeep::Sweep,
     metrics: Metrics,
     draining: bool,
+    drain_started_us: u64,
 }
 
 impl Shard {
@@ -116,7 +124,8 @@ impl Shard {
             now: Now::default(),
             sessions: Sessions::new(id),
             audiences: Audiences::default(),
-            library: Library::new(&context.config),
+            library: Library::new(&context.config, context.storage.is_some()),
+            storehouse: context.storage.as_ref().map(|_| Box::default()),
             deadlines: Deadlines::default(),
             local: VecDeque::new(),
             effects: Vec::new(),
@@ -137,6 +146,7 @@ impl Shard {
             sweep: upkeep::Sweep::default(),
             metrics: Metrics::default(),
             draining: false,
+            drain_started_us: 0,
             context,
         }
     }
@@ -174,7 +184,17 @@ impl Shard {
         }
     }
 
+    /// Opens a letter, now or when its document has been loaded.
     fn open(&mut self, mail: Mail) {
+        if self.storehouse.is_none() {
+            return self.open_now(mail);
+        }
+        if let Some(mail) = self.await_document(mail) {
+            self.open_now(mail);
+        }
+    }
+
+    fn open_now(&mut self, mail: Mail) {
         match mail {
             Mail::Subscribe(request) => self.home_subscribe(request),
             Mail::Unsubscribe(request) => self.home_unsubscribe(request),
@@ -195,6 +215,7 @@ impl Shard {
             Mail::Introduce { document, session } => self.home_introduce(document, session),
             Mail::Synced(synced) => self.synced(*synced),
             Mail::Unsubscribed(request) => self.unsubscribed(&request),
+            Mail::Joined { document, session } => self.joined(&document, session),
             Mail::Wrote(wrote) => self.wrote(wrote),
             Mail::AwarenessAnswered(answer) => self.awareness_answered(*answer),
             Mail::Refused(refused) => self.refused(&refused),
@@ -211,6 +232,7 @@ impl Shard {
             Mail::ClientSeen(seen) => self.client_seen(&seen),
             Mail::Ask { ticket, from, question } => self.asked(ticket, from, &question),
             Mail::Answered { ticket, findings } => self.answered(ticket, *findings),
+            Mail::Storage(answers) => self.storage_answered(answers),
             Mail::LoggedIn { session, login } => self.logged_in(session, *login),
         }
     }
@@ -231,6 +253,10 @@ impl Shard {
             Due::Housekeeping => self.housekeeping_due(),
             Due::Spares => self.spares_due(),
             Due::Drained => self.drained_due(),
+            Due::Loading => self.loading_due(),
+            Due::Storing => self.storing_due(),
+            Due::Patience(place) => self.patience_due(place),
+            Due::Unload => self.unload_due(),
         }
     }
 }
@@ -305,6 +331,7 @@ impl Handler for Shard {
         self.run_sweep();
         self.flush_changed();
         self.deliver_local();
+        self.store_listed();
         self.close_all_slow();
         self.list_writes();
         self.deliver_local();
@@ -334,7 +361,7 @@ impl Handler for Shard {
     }
 
     fn is_drained(&self) -> bool {
-        self.draining && self.sessions.is_empty()
+        self.draining && self.sessions.is_empty() && !self.has_unsaved()
     }
 }
 

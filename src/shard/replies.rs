@@ -125,6 +125,13 @@ impl Shard {
         self.send_ack(slot, &request.document, id, message_id, None);
     }
 
+    /// A write that is not acknowledged yet made the session a listener.
+    pub(super) fn joined(&mut self, document: &DocumentId, session: SessionRef) {
+        if let Some(slot) = self.answered_slot(document, session) {
+            self.listen(slot, document, Interest::DOCUMENT);
+        }
+    }
+
     /// The result of a write: refusals first, then the acknowledgement if anything was taken or there was nothing to
     /// take.
     pub(super) fn wrote(&mut self, wrote: Wrote) {
@@ -149,13 +156,14 @@ impl Shard {
                 document: Some(&write.document),
                 reason,
                 limit,
+                retryable: refusal.fault.retryable,
                 ..Details::default()
             };
             self.send_fault(slot, id, &refusal.fault, &details);
         }
         let accepted = wrote.accepted || wrote.refusals.is_empty();
         if let Some(ticket) = write.ticket {
-            return self.part_wrote(slot, ticket, accepted);
+            return self.part_wrote(slot, ticket, accepted, wrote.unstored);
         }
         if accepted {
             let message_id = write
@@ -173,7 +181,7 @@ impl Shard {
     }
 
     /// One document's part of a batch is done; the last one sends the acknowledgement.
-    fn part_wrote(&mut self, slot: Slot, ticket: u64, accepted: bool) {
+    fn part_wrote(&mut self, slot: Slot, ticket: u64, accepted: bool, unstored: bool) {
         let Some(session) = self.sessions.at_mut(slot) else {
             return;
         };
@@ -183,6 +191,7 @@ impl Shard {
         };
         let split = &mut extra.split_writes[at];
         split.accepted |= accepted;
+        split.unstored |= unstored;
         split.remaining -= 1;
         if split.remaining > 0 {
             return;
@@ -190,6 +199,7 @@ impl Shard {
         let split = extra.split_writes.swap_remove(at);
         session.trim();
         if split.accepted
+            && !split.unstored
             && let Some(outbox) = self.outbox(slot)
         {
             outbox.append(|tail| tail.extend_from_slice(&split.ack));
@@ -292,6 +302,7 @@ impl Shard {
             document: Some(&refused.document),
             reason,
             limit,
+            retryable: refusal.fault.retryable,
             ..Details::default()
         };
         self.send_fault(slot, id, &refusal.fault, &details);

@@ -56,6 +56,11 @@ impl<T> Slab<T> {
         taken
     }
 
+    /// Places that have been given out so far, empty ones included.
+    pub fn places(&self) -> usize {
+        self.used
+    }
+
     /// Everything.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.blocks.iter().flatten().flatten()

@@ -151,6 +151,7 @@ impl Shard {
     /// Begins the orderly end: everything accepted is sent, then every connection is closed with 1001.
     pub(super) fn drain(&mut self) {
         self.draining = true;
+        self.drain_started_us = self.now.mono_us;
         let waiting: Vec<u32> = self.library.iter_mut().map(|(place, _)| place).collect();
         for place in waiting {
             let Some(shelf) = self.library.at(place) else { continue };
@@ -179,6 +180,10 @@ impl Shard {
 
     /// Closes every connection.
     pub(super) fn drained_due(&mut self) {
+        // Acknowledgements that wait for the database leave before their connections are closed, if it answers in time.
+        if self.has_unsaved() && self.now.mono_us < self.drain_started_us + STORE_DRAIN_US {
+            return self.close_drained_later();
+        }
         let slots: Vec<Slot> = self.sessions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             match self.stage(slot) {
@@ -218,3 +223,5 @@ impl Shard {
 
 /// Time that fan-outs between shards get at shut-down before connections are closed.
 const DRAIN_US: u64 = 20_000;
+/// Time that the database gets to take what was accepted before connections are closed.
+const STORE_DRAIN_US: u64 = 6_000_000;

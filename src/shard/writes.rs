@@ -312,6 +312,7 @@ impl Shard {
                 ticket,
                 remaining,
                 accepted: false,
+                unstored: false,
                 ack,
             });
         }

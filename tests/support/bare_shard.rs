@@ -85,6 +85,7 @@ impl BareShard {
             api: Arc::new(Api::new(&config, authenticator.clone(), None)),
             authenticator,
             started_unix_ms: UNIX_MS,
+            storage: None,
             run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
         };
         let context = Arc::new(Context::new(config, shards, parts));

@@ -8,6 +8,7 @@
 // Each part of the model is used by one test file.
 #![allow(dead_code)]
 
+use super::simulated_storage::SimulatedStorage;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
@@ -114,6 +115,7 @@ pub struct World {
     nodes: Vec<Node>,
     pairs: Vec<Vec<Pair>>,
     effects: Vec<ShardEffect>,
+    pub storage: Option<SimulatedStorage>,
     /// Mail between shards takes up to this long.
     delay_us_max: usize,
 }
@@ -130,6 +132,15 @@ fn config(variables: &[(&str, String)]) -> Config {
 
 impl World {
     pub fn new(seed: u64, shards: u16, variables: &[(&str, String)]) -> Self {
+        Self::with_storage(seed, shards, variables, None)
+    }
+
+    pub fn with_storage(
+        seed: u64,
+        shards: u16,
+        variables: &[(&str, String)],
+        storage: Option<SimulatedStorage>,
+    ) -> Self {
         let config = config(variables);
         let authenticator = Arc::new(Authenticator::new(&config.auth, Vec::new()));
         let parts = Parts {
@@ -137,6 +148,7 @@ impl World {
             authenticator,
             started_unix_ms: UNIX_MS,
             run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
+            storage: storage.as_ref().map(SimulatedStorage::link),
         };
         let context = Arc::new(Context::new(config, shards, parts));
         let node = |id| Node {
@@ -158,6 +170,7 @@ impl World {
                 .map(|_| (0..shards).map(|_| Pair::default()).collect())
                 .collect(),
             effects: Vec::new(),
+            storage,
         }
     }
 
@@ -232,7 +245,9 @@ impl World {
 
     /// Nothing is left to do for any shard, and no letter is under way.
     pub fn is_drained(&self) -> bool {
-        self.shards().all(Shard::is_drained) && self.pairs.iter().flatten().all(|pair| pair.letters.is_empty())
+        self.shards().all(Shard::is_drained)
+            && self.storage.as_ref().is_none_or(SimulatedStorage::is_idle)
+            && self.pairs.iter().flatten().all(|pair| pair.letters.is_empty())
     }
 
     /// Nothing moves unless time passes.
@@ -248,6 +263,7 @@ impl World {
         };
         self.pairs.iter().flatten().all(|pair| pair.letters.is_empty())
             && self.nodes.iter().all(|node| !node.awake)
+            && self.storage.as_ref().is_none_or(SimulatedStorage::is_idle)
             && self.sockets.iter().all(quiet)
     }
 
@@ -258,7 +274,9 @@ impl World {
             .sockets
             .iter()
             .filter(|socket| socket.wants_write && socket.place.is_some());
-        deadlines.chain(stalls.map(|socket| socket.stalled_until_us)).min()
+        let storage = self.storage.as_ref().and_then(SimulatedStorage::next_us);
+        let stalls = stalls.map(|socket| socket.stalled_until_us);
+        deadlines.chain(stalls).chain(storage).min()
     }
 
     pub fn pass(&mut self, us: u64) {
@@ -270,12 +288,22 @@ impl World {
     pub fn step(&mut self) {
         let us = [0, 20, 300, 2_000][self.dice.below(4)];
         self.pass(us);
+        self.answer_from_storage();
         let mut order: Vec<usize> = (0..self.nodes.len()).collect();
         self.dice.shuffle(&mut order);
         for at in order {
             if self.dice.percent(80) {
                 self.turn(at);
             }
+        }
+    }
+
+    fn answer_from_storage(&mut self) {
+        let Some(storage) = &mut self.storage else { return };
+        for (shard, answers) in storage.step(self.now.mono_us, &mut self.dice) {
+            let node = &mut self.nodes[shard.index()];
+            node.awake = true;
+            node.shard.mail(self.now, ShardId::EXTERNAL, Mail::Storage(answers));
         }
     }
 

@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod crowd;
+pub mod database;
 pub mod frame;
 pub mod http;
 pub mod replica;

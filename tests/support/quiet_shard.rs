@@ -43,6 +43,7 @@ impl QuietShard {
             api: Arc::new(Api::new(&config, authenticator.clone(), None)),
             authenticator,
             started_unix_ms: UNIX_MS,
+            storage: None,
             run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
         };
         let now = Now {

@@ -1,6 +1,6 @@
 //! A worker process: holds connections, takes orders from its standard input, reports to its standard output.
 //!
-//! One thread and no locks. What a connection costs here is stated in [`connection`]; what a worker costs beside its
+//! One thread and no locks. What a connection costs here is stated in `connection`; what a worker costs beside its
 //! connections is one read buffer and, once something was timed, one histogram per kind of latency.
 
 mod connection;

@@ -1,0 +1,68 @@
+//! What a database must be able to do. One value is one connection, used by one thread.
+
+use crate::saved::{AuditEntry, RowFacts};
+use thiserror::Error;
+
+/// One connection to a database.
+pub trait Backend: Send {
+    /// Reads rows, in any order; ids without a row are left out.
+    fn load(&mut self, ids: &[&str]) -> Result<Vec<Row>, Trouble>;
+
+    /// Writes rows in one transaction and returns when it is committed: the new version of each, or `None` where the
+    /// row's version is not the expected one and nothing was written for it. On an error nothing was written, unless the
+    /// connection was lost during the commit.
+    fn store(&mut self, rows: &[RowWrite<'_>]) -> Result<Vec<Option<i64>>, Trouble>;
+
+    /// Deletes everything.
+    fn clear(&mut self) -> Result<(), Trouble>;
+
+    /// Deletes what is too old to keep (docs/protocol.md §18.4), unless another server is doing so. Returns how many rows.
+    fn clean_up(&mut self) -> Result<u64, Trouble>;
+
+    /// Whether the database still answers.
+    fn ping(&mut self) -> Result<(), Trouble>;
+}
+
+/// Opens a connection.
+pub type Connect = Box<dyn Fn() -> Result<Box<dyn Backend>, Trouble> + Send + Sync>;
+
+/// A row that was read.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Its key.
+    pub id: String,
+    /// Counts its updates; never 0.
+    pub version: i64,
+    /// `documents.state`.
+    pub state: String,
+    /// What stands beside it.
+    pub facts: RowFacts,
+}
+
+/// A row to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct RowWrite<'a> {
+    /// Its key.
+    pub id: &'a str,
+    /// The version it must have; 0: there must be none.
+    pub version: i64,
+    /// The new `documents.state`.
+    pub state: &'a str,
+    /// Rows for the audit trail.
+    pub audit: &'a [AuditEntry],
+}
+
+/// Why a database did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Trouble {
+    /// It is away, full, read-only or not what it should be: the operator's to repair, and then the same request works.
+    /// The connection is given up.
+    #[error("{0}")]
+    Away(String),
+    /// Others were in the way; the same request works at once or a little later.
+    #[error("{0}")]
+    Again(String),
+    /// It does not take this very content, however often it is asked.
+    #[error("{0}")]
+    Refused(String),
+}

@@ -1,0 +1,191 @@
+//! Documents in one SQLite file: the tables of docs/protocol.md §18.2 as far as this server uses them.
+//!
+//! Write-ahead log with `synchronous = FULL`: a commit that returned survives the loss of power. Readers do not wait for the
+//! writer.
+
+use super::audit;
+use super::backend::{Backend, Row, RowWrite, Trouble};
+use crate::saved::{RowFacts, stored_value};
+use rusqlite::types::Value;
+use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, TransactionBehavior, params};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long another process may hold the file before it counts as in the way.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pages of the log after which it is copied into the file.
+const CHECKPOINT_PAGES: u32 = 4096;
+
+const VERSION: u32 = 1;
+
+/// Schema changes in order; the file's `user_version` counts those it has.
+const STEPS: [&str; VERSION as usize] = ["
+    CREATE TABLE documents (
+        id TEXT PRIMARY KEY,
+        state TEXT NOT NULL,
+        version INTEGER NOT NULL DEFAULT 1,
+        created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
+        updated_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
+    ) WITHOUT ROWID;
+    CREATE TABLE deltas (
+        id INTEGER PRIMARY KEY,
+        document_id TEXT NOT NULL,
+        client_id TEXT NOT NULL,
+        operation_type TEXT NOT NULL,
+        field_path TEXT NOT NULL,
+        value TEXT,
+        clock_value INTEGER NOT NULL,
+        timestamp INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
+    );
+    CREATE INDEX idx_deltas_document_id ON deltas (document_id, timestamp DESC);
+    CREATE INDEX idx_deltas_timestamp ON deltas (timestamp DESC);
+"];
+
+/// One connection.
+pub struct Sqlite {
+    connection: Connection,
+}
+
+impl Sqlite {
+    /// Opens the file, makes it if need be, and brings its schema up to date.
+    pub fn open(path: &Path) -> Result<Sqlite, Trouble> {
+        let mut connection = Connection::open(path).map_err(|error| trouble(&error))?;
+        prepare(&mut connection).map_err(|error| match trouble(&error) {
+            Trouble::Refused(text) => Trouble::Away(text),
+            trouble => trouble,
+        })?;
+        Ok(Sqlite { connection })
+    }
+
+    fn store_all(&mut self, rows: &[RowWrite<'_>]) -> Result<Vec<Option<i64>>, Error> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut outcome = Vec::with_capacity(rows.len());
+        {
+            let mut update = transaction.prepare_cached(
+                "UPDATE documents SET state = ?2, version = version + 1,
+                     updated_at = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+                 WHERE id = ?1 AND version = ?3 RETURNING version",
+            )?;
+            let mut insert = transaction.prepare_cached(
+                "INSERT INTO documents (id, state) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING RETURNING version",
+            )?;
+            let mut audit = transaction.prepare_cached(
+                "INSERT INTO deltas (document_id, client_id, operation_type, field_path, value, clock_value)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?;
+            for row in rows {
+                let version: Option<i64> = match row.version {
+                    0 => insert
+                        .query_row(params![row.id, row.state], |row| row.get(0))
+                        .optional()?,
+                    version => update
+                        .query_row(params![row.id, row.state, version], |row| row.get(0))
+                        .optional()?,
+                };
+                for entry in row.audit.iter().filter(|_| version.is_some()) {
+                    let value = entry.value.as_deref().map(|value| stored_value(value).into_owned());
+                    audit.execute(params![
+                        row.id,
+                        audit::client_id(&entry.client),
+                        entry.kind.name(),
+                        audit::cut(&entry.field, 500),
+                        value.and_then(|value| String::from_utf8(value).ok()),
+                        entry.lam as i64
+                    ])?;
+                }
+                outcome.push(version);
+            }
+        }
+        transaction.commit()?;
+        Ok(outcome)
+    }
+
+    fn load_all(&mut self, ids: &[&str]) -> Result<Vec<Row>, Error> {
+        let ids: Vec<Value> = ids.iter().map(|id| Value::from((*id).to_owned())).collect();
+        let mut select = self.connection.prepare_cached(
+            "SELECT id, version, state, updated_at FROM documents WHERE id IN (SELECT value FROM rarray(?1))",
+        )?;
+        let rows = select.query_map([Rc::new(ids)], |row| {
+            Ok(Row {
+                id: row.get(0)?,
+                version: row.get(1)?,
+                state: row.get(2)?,
+                facts: RowFacts {
+                    updated_at_ms: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+                    clock_value: None,
+                },
+            })
+        })?;
+        rows.collect()
+    }
+}
+
+impl Backend for Sqlite {
+    fn load(&mut self, ids: &[&str]) -> Result<Vec<Row>, Trouble> {
+        self.load_all(ids).map_err(|error| trouble(&error))
+    }
+
+    fn store(&mut self, rows: &[RowWrite<'_>]) -> Result<Vec<Option<i64>>, Trouble> {
+        self.store_all(rows).map_err(|error| trouble(&error))
+    }
+
+    fn clear(&mut self) -> Result<(), Trouble> {
+        let all = "BEGIN IMMEDIATE; DELETE FROM deltas; DELETE FROM documents; COMMIT";
+        self.connection.execute_batch(all).map_err(|error| trouble(&error))
+    }
+
+    fn clean_up(&mut self) -> Result<u64, Trouble> {
+        let old = "DELETE FROM deltas WHERE timestamp < CAST(unixepoch('subsec') * 1000 AS INTEGER) - 30 * 86400000";
+        let deleted = self.connection.execute(old, []);
+        deleted.map(|rows| rows as u64).map_err(|error| trouble(&error))
+    }
+
+    fn ping(&mut self) -> Result<(), Trouble> {
+        let one = self
+            .connection
+            .query_row("SELECT count(*) FROM (SELECT 1 FROM documents LIMIT 1)", [], |_| Ok(()));
+        one.map_err(|error| trouble(&error))
+    }
+}
+
+fn prepare(connection: &mut Connection) -> Result<(), Error> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    rusqlite::vtab::array::load_module(connection)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    let done: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if done == VERSION {
+        return Ok(());
+    }
+    drop(transaction);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    let done: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if done > VERSION {
+        return Err(Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_SCHEMA),
+            Some(format!(
+                "the schema has version {done}, this server knows {VERSION}. Remedy: run a newer version of the server"
+            )),
+        ));
+    }
+    for step in &STEPS[done as usize..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+/// What an error of the database means for whoever asked.
+fn trouble(error: &Error) -> Trouble {
+    let text = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Trouble::Again(text),
+        Some(ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => Trouble::Refused(text),
+        _ => Trouble::Away(text),
+    }
+}

@@ -1,0 +1,156 @@
+//! A database for simulated shards: a table, a queue, and bad days. It is slow, it pauses, its queue is short, and what
+//! has been committed may not have been answered when the shards vanish.
+
+use super::mesh::Dice;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use synckit_server::ids::ShardId;
+use synckit_server::saved::{Answer, Loaded, Request, RowFacts, Stored, StoredRow, decode, encode};
+use synckit_server::shard::{StorageFacts, StorageLink};
+
+/// Requests that may wait.
+const QUEUE_MAX: usize = 12;
+
+/// Rows by id: version and state.
+pub type Table = BTreeMap<String, (i64, String)>;
+
+pub struct SimulatedStorage {
+    pub table: Table,
+    queue: Arc<Mutex<VecDeque<Request>>>,
+    /// Answers of committed work, with the time they leave.
+    answers: VecDeque<(u64, ShardId, Answer)>,
+    paused_until_us: u64,
+    pub commits: usize,
+    pub conflicts: usize,
+    pub loads: usize,
+}
+
+impl SimulatedStorage {
+    pub fn over(table: Table) -> Self {
+        Self {
+            table,
+            queue: Arc::default(),
+            answers: VecDeque::new(),
+            paused_until_us: 0,
+            commits: 0,
+            conflicts: 0,
+            loads: 0,
+        }
+    }
+
+    pub fn link(&self) -> StorageLink {
+        let queue = self.queue.clone();
+        StorageLink {
+            submit: Box::new(move |request| {
+                let mut queue = queue.lock().unwrap();
+                if queue.len() >= QUEUE_MAX {
+                    return Err(request);
+                }
+                queue.push_back(request);
+                Ok(())
+            }),
+            health: Box::new(|| StorageFacts {
+                available: true,
+                ..StorageFacts::default()
+            }),
+            troubled_ms: Box::new(|| 0),
+        }
+    }
+
+    /// When something happens by itself.
+    pub fn next_us(&self) -> Option<u64> {
+        let waiting = !self.queue.lock().unwrap().is_empty();
+        let answers = self.answers.iter().map(|answer| answer.0).min();
+        waiting.then_some(self.paused_until_us).into_iter().chain(answers).min()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.queue.lock().unwrap().is_empty() && self.answers.is_empty()
+    }
+
+    /// Does some of the work, in any order where order is not promised, and gives the answers that are due.
+    pub fn step(&mut self, now_us: u64, dice: &mut Dice) -> Vec<(ShardId, Vec<Answer>)> {
+        if dice.below(400) == 0 {
+            self.paused_until_us = now_us + [5_000, 200_000, 3_000_000][dice.below(3)];
+        }
+        if now_us >= self.paused_until_us && dice.percent(40) {
+            let most = 1 + dice.below(QUEUE_MAX);
+            for _ in 0..most {
+                let mut queue = self.queue.lock().unwrap();
+                let at = dice.below(queue.len());
+                let Some(request) = queue.remove(at) else { break };
+                drop(queue);
+                let (shard, answer) = self.commit(request, dice);
+                let due_us = now_us + [0, 500, 20_000][dice.below(3)];
+                self.answers.push_back((due_us, shard, answer));
+            }
+        }
+        let mut due = Vec::new();
+        while self.answers.front().is_some_and(|answer| answer.0 <= now_us) {
+            due.extend(self.answers.pop_front().map(|(_, shard, answer)| (shard, vec![answer])));
+        }
+        due
+    }
+
+    fn commit(&mut self, request: Request, dice: &mut Dice) -> (ShardId, Answer) {
+        match request {
+            Request::Load(load) => {
+                self.loads += 1;
+                let found = self.table.get(&*load.document).map(|(version, state)| {
+                    let document = decode(state, RowFacts::default()).expect("a row written here");
+                    (*version, document)
+                });
+                let document = load.document;
+                (
+                    load.shard,
+                    Answer::Loaded(Loaded {
+                        document,
+                        found: Ok(found),
+                    }),
+                )
+            }
+            Request::Store(store) => {
+                self.commits += 1;
+                let id = store.document.to_string();
+                if dice.percent(5) {
+                    self.touch(&id);
+                }
+                let row = self.table.get(&id);
+                let mut content = store.content;
+                let mut merged = false;
+                if let Some((version, state)) = row.filter(|row| row.0 != store.version) {
+                    assert!(*version > store.version, "a version from the future");
+                    let mut stored = decode(state, RowFacts::default()).expect("a row written here");
+                    stored.merge(content);
+                    content = stored;
+                    merged = true;
+                    self.conflicts += 1;
+                }
+                let version = row.map_or(0, |row| row.0) + 1;
+                self.table
+                    .insert(id.clone(), (version, encode(&id, "simulated", &content)));
+                let outcome = Ok(StoredRow {
+                    version,
+                    merged: merged.then_some(content),
+                });
+                let stored = Stored {
+                    document: store.document,
+                    serial: store.serial,
+                    outcome,
+                };
+                (store.shard, Answer::Stored(stored))
+            }
+            Request::Clear(shard) => {
+                self.table.clear();
+                (shard, Answer::Cleared)
+            }
+        }
+    }
+
+    /// Another server writes the row, without changing what it says.
+    fn touch(&mut self, id: &str) {
+        if let Some(row) = self.table.get_mut(id) {
+            row.0 += 1;
+        }
+    }
+}
