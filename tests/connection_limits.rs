@@ -119,3 +119,19 @@ fn a_full_server_says_so() {
         "plain HTTP still works on a full server"
     );
 }
+
+#[test]
+fn an_address_makes_only_so_many_documents() {
+    let server = Server::with()
+        .env("TRUSTED_PROXIES", "127.0.0.1")
+        .env("SYNCKIT_MAX_DOCS_PER_IP", 2)
+        .start();
+    let mut client = from(&server, "203.0.113.7");
+    client.subscribe("one");
+    client.subscribe("two");
+    client.say("subscribe", serde_json::json!({"documentId": "three"}));
+    client.take_error("LIMIT_EXCEEDED", "Maximum 2 documents per IP reached");
+    client.subscribe("one");
+    from(&server, "203.0.113.8").subscribe("three");
+    client.subscribe("three");
+}

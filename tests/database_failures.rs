@@ -24,16 +24,6 @@ fn ready(server: &Server) -> bool {
     server.get("/health/ready").status == 200
 }
 
-fn metric(server: &Server, name: &str) -> u64 {
-    let text = server.get("/metrics?format=prometheus");
-    let line = text
-        .text()
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("synckit_{name} ")));
-    line.and_then(|value| value.parse().ok())
-        .unwrap_or_else(|| panic!("no synckit_{name}"))
-}
-
 fn retryable(error: &Message) -> bool {
     error["details"]["retryable"] == true
 }
@@ -133,7 +123,7 @@ fn a_paused_database_delays_acknowledgements_and_nothing_else() {
     });
     assert_eq!(server.get("/health").json()["storage"], "disconnected");
     assert_eq!(server.get("/health").status, 200);
-    assert_eq!(metric(&server, "storage_up"), 0);
+    assert_eq!(server.metric("storage_up"), 0);
     // From now on writes of the document are refused at once and not applied.
     let began = Instant::now();
     let second = writer.write("d", json!({"refused": 3}));
@@ -156,7 +146,7 @@ fn a_paused_database_delays_acknowledgements_and_nothing_else() {
     stranger.subscribe("unknown");
     patient.write_acked("other", json!({"x": 1}));
     eventually("everything is stored", || {
-        (metric(&server, "unsaved_documents") == 0).then_some(())
+        (server.metric("unsaved_documents") == 0).then_some(())
     });
     drop(server);
     let server = Server::with().env("DATABASE_URL", postgres.url()).start();
@@ -190,7 +180,7 @@ fn a_database_that_stops_and_comes_back_gets_everything_accepted() {
     }
     eventually("the server is ready again", || ready(&server).then_some(()));
     eventually("everything is stored", || {
-        (metric(&server, "unsaved_documents") == 0).then_some(())
+        (server.metric("unsaved_documents") == 0).then_some(())
     });
     drop(server);
     let server = Server::with().env("DATABASE_URL", postgres.url()).start();
@@ -226,7 +216,7 @@ fn cut_connections_lose_nothing() {
         assert_eq!(row.get::<_, String>(0), "29");
     }
     assert!(
-        metric(&server, "storage_retries_total") > 0,
+        server.metric("storage_retries_total") > 0,
         "no connection was ever cut in the middle"
     );
 }
@@ -290,7 +280,7 @@ fn a_document_the_database_refuses_takes_no_other_along() {
         );
         assert!(!retryable(&answered));
     }
-    assert_eq!(metric(&server, "storage_refused_total"), 1);
+    assert_eq!(server.metric("storage_refused_total"), 1);
     assert!(ready(&server), "one document is no outage");
 }
 
@@ -398,7 +388,7 @@ fn a_full_disk_refuses_writes_until_there_is_room_again() {
     allow_files(&server, "unlimited");
     eventually("the server is ready again", || ready(&server).then_some(()));
     eventually("everything is stored", || {
-        (metric(&server, "unsaved_documents") == 0).then_some(())
+        (server.metric("unsaved_documents") == 0).then_some(())
     });
     writer.write_acked("d", json!({"after": 2}));
     drop(server);

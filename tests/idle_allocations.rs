@@ -5,6 +5,8 @@
 //! An anonymous connection owns no block of its own: what it needs are places in blocks it shares with others. One with a
 //! token of its own owns two, its identity and its user id.
 
+#[path = "support/bare_shard.rs"]
+mod bare_shard;
 #[path = "support/quiet_shard.rs"]
 mod quiet_shard;
 mod support;

@@ -2,6 +2,8 @@
 //! got no processor time for longer than the heartbeat time-out must not take that out on its clients. Played on a real
 //! shard with a clock of its own.
 
+#[path = "support/bare_shard.rs"]
+mod bare_shard;
 #[path = "support/quiet_shard.rs"]
 mod quiet_shard;
 mod support;

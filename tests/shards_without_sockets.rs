@@ -8,17 +8,17 @@
 //! alone, `SIM_SEEDS=n` that many from 0.
 
 #[path = "support/frame.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses its part")]
 mod frame;
 #[path = "support/mesh.rs"]
 mod mesh;
 #[path = "support/sdk_model.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses its part")]
 mod sdk_model;
 #[path = "support/sim_peer.rs"]
 mod sim_peer;
 #[path = "support/simulated_storage.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses its part")]
 mod simulated_storage;
 #[path = "support/text_client.rs"]
 mod text_client;

@@ -16,16 +16,6 @@ fn over(url: &str) -> ServerBuilder {
         .env("SYNCKIT_MAX_MESSAGES_PER_MINUTE", 0)
 }
 
-fn metric(server: &Server, name: &str) -> u64 {
-    let text = server.get("/metrics?format=prometheus");
-    let line = text
-        .text()
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("synckit_{name} ")));
-    line.and_then(|value| value.parse().ok())
-        .unwrap_or_else(|| panic!("no synckit_{name}"))
-}
-
 /// Both kinds of databases, each kept for the test.
 fn databases() -> (Postgres, SqliteFile, Vec<String>) {
     let (postgres, file) = (Postgres::start(), SqliteFile::new());
@@ -188,7 +178,7 @@ fn servers_that_write_one_document_merge_and_overwrite_nothing() {
         }
         let conflicts: u64 = servers
             .iter()
-            .map(|server| metric(server, "storage_conflicts_total"))
+            .map(|server| server.metric("storage_conflicts_total"))
             .sum();
         assert!(conflicts > 0, "they never met over {url}");
         drop(servers);
@@ -244,7 +234,7 @@ fn many_who_ask_for_one_document_load_it_once() {
         let state = client.take_snapshot("popular")["state"].clone();
         assert_eq!(state["a"], 1, "the first answer already has what was stored");
     }
-    assert_eq!(metric(&server, "storage_documents_loaded_total"), 1);
+    assert_eq!(server.metric("storage_documents_loaded_total"), 1);
 }
 
 #[test]
@@ -265,9 +255,9 @@ fn documents_beyond_the_memory_budget_are_unloaded_and_served() {
     // A writer listens to what it writes, and what has listeners stays.
     client.close();
     eventually("documents are unloaded", || {
-        (metric(&server, "document_bytes") <= 1 << 20).then_some(())
+        (server.metric("document_bytes") <= 1 << 20).then_some(())
     });
-    assert!(metric(&server, "documents") < 200);
+    assert!(server.metric("documents") < 200);
     let mut reader = Client::connect(&server, Dialect::Json);
     for n in (0..DOCUMENTS).step_by(7) {
         let document = format!("big:{n}");
@@ -275,7 +265,7 @@ fn documents_beyond_the_memory_budget_are_unloaded_and_served() {
         reader.say("unsubscribe", json!({"documentId": document}));
     }
     reader.drain_for(Duration::from_millis(50));
-    assert!(metric(&server, "unloaded_total") > 1000);
+    assert!(server.metric("unloaded_total") > 1000);
 }
 
 #[test]

@@ -58,8 +58,8 @@ pub fn run(options: &Compare) -> Result<Comparison> {
 pub fn beside_yardstick(scenario: &Scenario, path: &str) -> Result<Comparison> {
     let bare = BareProcess::start()?;
     let rounds = match scenario {
-        Scenario::Throughput(options) => options.rounds,
-        Scenario::Fanout(options) => options.rounds,
+        Scenario::Throughput(options) => options.beside.rounds,
+        Scenario::Fanout(options) => options.beside.rounds,
         _ => bail!("this scenario has no yardstick"),
     };
     let mut measured = server(&scenario.common().name);

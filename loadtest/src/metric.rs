@@ -389,88 +389,26 @@ static FIXED: [Fixed; 32] = [
     }),
 ];
 
-static STATISTICS: [Statistic; 16] = [
-    Statistic {
-        name: "p50_ms",
-        unit: "ms",
-        read: |latency| latency.p50_us / 1000.0,
-    },
-    Statistic {
-        name: "p90_ms",
-        unit: "ms",
-        read: |latency| latency.p90_us / 1000.0,
-    },
-    Statistic {
-        name: "p95_ms",
-        unit: "ms",
-        read: |latency| latency.p95_us / 1000.0,
-    },
-    Statistic {
-        name: "p99_ms",
-        unit: "ms",
-        read: |latency| latency.p99_us / 1000.0,
-    },
-    Statistic {
-        name: "p99_9_ms",
-        unit: "ms",
-        read: |latency| latency.p99_9_us / 1000.0,
-    },
-    Statistic {
-        name: "max_ms",
-        unit: "ms",
-        read: |latency| latency.max_us / 1000.0,
-    },
-    Statistic {
-        name: "mean_ms",
-        unit: "ms",
-        read: |latency| latency.mean_us / 1000.0,
-    },
-    Statistic {
-        name: "min_ms",
-        unit: "ms",
-        read: |latency| latency.min_us / 1000.0,
-    },
-    Statistic {
-        name: "p50_us",
-        unit: "µs",
-        read: |latency| latency.p50_us,
-    },
-    Statistic {
-        name: "p90_us",
-        unit: "µs",
-        read: |latency| latency.p90_us,
-    },
-    Statistic {
-        name: "p95_us",
-        unit: "µs",
-        read: |latency| latency.p95_us,
-    },
-    Statistic {
-        name: "p99_us",
-        unit: "µs",
-        read: |latency| latency.p99_us,
-    },
-    Statistic {
-        name: "p99_9_us",
-        unit: "µs",
-        read: |latency| latency.p99_9_us,
-    },
-    Statistic {
-        name: "max_us",
-        unit: "µs",
-        read: |latency| latency.max_us,
-    },
-    Statistic {
-        name: "mean_us",
-        unit: "µs",
-        read: |latency| latency.mean_us,
-    },
-    Statistic {
-        name: "min_us",
-        unit: "µs",
-        read: |latency| latency.min_us,
-    },
-];
+/// Each figure, which a [`Latency`] keeps in microseconds, in both units.
+macro_rules! statistics {
+    ($($name:literal => $field:ident),*) => {
+        [
+            $(Statistic { name: concat!($name, "_ms"), unit: "ms", read: |latency| latency.$field / 1000.0 },)*
+            $(Statistic { name: concat!($name, "_us"), unit: "µs", read: |latency| latency.$field },)*
+        ]
+    };
+}
+
+static STATISTICS: [Statistic; 16] = statistics! {
+    "p50" => p50_us,
+    "p90" => p90_us,
+    "p95" => p95_us,
+    "p99" => p99_us,
+    "p99_9" => p99_9_us,
+    "max" => max_us,
+    "mean" => mean_us,
+    "min" => min_us
+};
 
 fn figure(count: Option<u64>) -> Option<f64> {
     count.map(|count| count as f64)

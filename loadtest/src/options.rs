@@ -118,8 +118,8 @@ impl Scenario {
     /// Whether a bare server is to run beside the one measured, and on which path it serves this scenario.
     pub fn yardstick(&self) -> Option<&'static str> {
         match self {
-            Scenario::Throughput(options) if options.yardstick => Some("/echo"),
-            Scenario::Fanout(options) if options.yardstick => Some("/fanout"),
+            Scenario::Throughput(options) if options.beside.yardstick => Some("/echo"),
+            Scenario::Fanout(options) if options.beside.yardstick => Some("/fanout"),
             _ => None,
         }
     }
@@ -327,18 +327,26 @@ pub struct Throughput {
     /// Changes of each connection that wait for their acknowledgement at one time.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub in_flight: u32,
-    /// Run the bare echo server beside it, in alternating rounds.
-    #[arg(long)]
-    pub yardstick: bool,
-    /// Rounds with --yardstick.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub rounds: u32,
+    /// The bare server beside it.
+    #[command(flatten)]
+    pub beside: Beside,
     /// What changes look like.
     #[command(flatten)]
     pub shape: Shape,
     /// How long to measure.
     #[command(flatten)]
     pub timing: Timing,
+}
+
+/// Whether the bare server is measured too.
+#[derive(Clone, Debug, Args)]
+pub struct Beside {
+    /// Run the bare server (echo, or fan-out) beside it, in alternating rounds, with messages of the same size.
+    #[arg(long)]
+    pub yardstick: bool,
+    /// Rounds with --yardstick.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
 }
 
 /// Options of `fanout`.
@@ -353,12 +361,9 @@ pub struct Fanout {
     /// Changes per second; 0 = the next one when the last one was acknowledged.
     #[arg(long, default_value_t = 100.0, value_parser = rate)]
     pub rate: f64,
-    /// Run the bare fan-out server beside it, in alternating rounds, with messages of the same size.
-    #[arg(long)]
-    pub yardstick: bool,
-    /// Rounds with --yardstick.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub rounds: u32,
+    /// The bare server beside it.
+    #[command(flatten)]
+    pub beside: Beside,
     /// What changes look like.
     #[command(flatten)]
     pub shape: Shape,

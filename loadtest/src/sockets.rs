@@ -3,8 +3,9 @@
 //! Everything unsafe of the crate's engine is here. Sockets are plain descriptors, because a worker holds up to 19,000
 //! of them and stores four bytes for each; whoever opens one closes it.
 
+use socket2::SockAddr;
 use std::io;
-use std::mem::{size_of, zeroed};
+use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
@@ -16,42 +17,6 @@ fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
         return Err(io::Error::last_os_error());
     }
     Ok(result)
-}
-
-/// An address in the kernel's form and its length.
-fn kernel_address(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
-    // SAFETY: all zeroes is a valid value of this plain C struct.
-    let mut storage: libc::sockaddr_storage = unsafe { zeroed() };
-    let length = match address {
-        SocketAddr::V4(v4) => {
-            let raw = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
-                sin_port: v4.port().to_be(),
-                sin_addr: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(v4.ip().octets()),
-                },
-                sin_zero: [0; 8],
-            };
-            // SAFETY: a sockaddr_storage is large enough and aligned for every address family.
-            unsafe { std::ptr::write((&raw mut storage).cast(), raw) };
-            size_of::<libc::sockaddr_in>()
-        }
-        SocketAddr::V6(v6) => {
-            let raw = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                sin6_port: v6.port().to_be(),
-                sin6_flowinfo: v6.flowinfo(),
-                sin6_addr: libc::in6_addr {
-                    s6_addr: v6.ip().octets(),
-                },
-                sin6_scope_id: v6.scope_id(),
-            };
-            // SAFETY: as above.
-            unsafe { std::ptr::write((&raw mut storage).cast(), raw) };
-            size_of::<libc::sockaddr_in6>()
-        }
-    };
-    (storage, length as libc::socklen_t)
 }
 
 fn option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
@@ -84,13 +49,13 @@ fn connect_socket(fd: RawFd, source: Option<IpAddr>, target: &SocketAddr) -> io:
     option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     if let Some(source) = source {
         option(fd, libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)?;
-        let (address, length) = kernel_address(&SocketAddr::new(source, 0));
+        let address = SockAddr::from(SocketAddr::new(source, 0));
         // SAFETY: pointer and length describe `address`.
-        checked(unsafe { libc::bind(fd, (&raw const address).cast(), length) })?;
+        checked(unsafe { libc::bind(fd, address.as_ptr().cast(), address.len()) })?;
     }
-    let (address, length) = kernel_address(target);
+    let address = SockAddr::from(*target);
     // SAFETY: pointer and length describe `address`.
-    match checked(unsafe { libc::connect(fd, (&raw const address).cast(), length) }) {
+    match checked(unsafe { libc::connect(fd, address.as_ptr().cast(), address.len()) }) {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
         result => result.map(drop),
     }

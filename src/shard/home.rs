@@ -3,7 +3,8 @@
 use super::context::AddressKey;
 use super::library::Shelf;
 use super::mail::{
-    CaughtUp, DocumentId, FieldsFanOut, Mail, Refusal, RefusedRequest, Subscribe, Synced, TextBody, Unsubscribe,
+    CaughtUp, DocumentId, FieldsFanOut, Mail, Refusal, RefusedRequest, RequestId, Subscribe, Synced, TextBody,
+    Unsubscribe,
 };
 use super::{Due, Shard};
 use crate::ids::SessionRef;
@@ -20,28 +21,25 @@ impl Shard {
             return Ok(place);
         }
         let limits = &self.context.config.limits;
-        let addresses = &self.context.addresses;
-        addresses
-            .count_document(address, limits, self.now)
-            .map_err(|(max, hourly)| Refusal {
-                fault: Fault::documents_per_address(max, hourly),
-                reason: None,
-                limit: Some((
-                    if hourly {
-                        "documentsPerHour"
-                    } else {
-                        "documentsPerAddress"
-                    },
-                    u64::from(max),
-                )),
-            })?;
         if !self.context.document_added() {
             let max = limits.documents_max;
-            let limit = Some(("documents", u64::from(max)));
             return Err(Refusal {
                 fault: Fault::documents(max),
                 reason: None,
-                limit,
+                limit: Some(("documents", u64::from(max))),
+            });
+        }
+        if let Err((max, hourly)) = self.context.addresses.count_document(address, limits, self.now) {
+            self.context.documents_removed(1);
+            let bound = if hourly {
+                "documentsPerHour"
+            } else {
+                "documentsPerAddress"
+            };
+            return Err(Refusal {
+                fault: Fault::documents_per_address(max, hourly),
+                reason: None,
+                limit: Some((bound, u64::from(max))),
             });
         }
         Ok(self.library.add(document, self.now.unix_ms))
@@ -54,6 +52,25 @@ impl Shard {
         }
     }
 
+    /// Answers a request that cannot be taken; `weight_bytes` is what it weighs among those outstanding.
+    pub(super) fn home_refuse(
+        &mut self,
+        document: DocumentId,
+        session: SessionRef,
+        id: RequestId,
+        refusal: Refusal,
+        weight_bytes: usize,
+    ) {
+        let refused = RefusedRequest {
+            document,
+            session,
+            id,
+            refusal,
+            weight_bytes,
+        };
+        self.post(session.shard(), Mail::Refused(Box::new(refused)));
+    }
+
     /// `subscribe` and `sync_request`: the session listens, and gets the document as it is now.
     pub(super) fn home_subscribe(&mut self, request: Box<Subscribe>) {
         let place = match self.place_of(&request.document, request.address) {
@@ -62,14 +79,7 @@ impl Shard {
                 let Subscribe {
                     document, session, id, ..
                 } = *request;
-                let refused = RefusedRequest {
-                    document,
-                    session,
-                    id,
-                    refusal,
-                    weight_bytes: SNAPSHOT_WEIGHT_BYTES,
-                };
-                return self.post(session.shard(), Mail::Refused(Box::new(refused)));
+                return self.home_refuse(document, session, id, refusal, SNAPSHOT_WEIGHT_BYTES);
             }
         };
         let (unix_ms, session) = (self.now.unix_ms, request.session);

@@ -6,7 +6,7 @@
 //! when it comes.
 
 use super::library::{Shelf, Text};
-use super::mail::{DocumentId, Mail, Refusal, RefusedRequest, Wrote};
+use super::mail::{DocumentId, Mail, Refusal, Wrote};
 use super::storehouse::{
     Durable, LOADING_TICK_US, Loading, PATIENCE_US, STORED_ID_CHARS_MAX, UNLOAD_IDLE_US, UNLOAD_STEP, UNLOAD_TICK_US,
 };
@@ -162,14 +162,7 @@ impl Shard {
             // Without the document these have nothing to say about it.
             other => return self.open_now(other),
         };
-        let refused = RefusedRequest {
-            document,
-            session,
-            id,
-            refusal,
-            weight_bytes,
-        };
-        self.post(session.shard(), Mail::Refused(Box::new(refused)));
+        self.home_refuse(document, session, id, refusal, weight_bytes);
     }
 
     /// A document came, or there is none: those who wait are served in order.

@@ -1,7 +1,7 @@
 //! The home side of presence (docs/protocol.md §13).
 
 use super::context::AddressKey;
-use super::mail::{AwarenessAnswered, AwarenessFanOut, AwarenessSubscribe, AwarenessUpdate, Mail, RefusedRequest};
+use super::mail::{AwarenessAnswered, AwarenessFanOut, AwarenessSubscribe, AwarenessUpdate, Mail};
 use super::{Due, Shard};
 use crate::awareness::{Change, Rejected};
 use crate::ids::SessionRef;
@@ -15,16 +15,7 @@ impl Shard {
         let AwarenessSubscribe { document, session, id } = request;
         let place = match self.place_of(&document, AddressKey::UNCOUNTED) {
             Ok(place) => place,
-            Err(refusal) => {
-                let refused = RefusedRequest {
-                    document,
-                    session,
-                    id,
-                    refusal,
-                    weight_bytes: 0,
-                };
-                return self.post(session.shard(), Mail::Refused(Box::new(refused)));
-            }
+            Err(refusal) => return self.home_refuse(document, session, id, refusal, 0),
         };
         let Some(shelf) = self.library.at(place) else { return };
         shelf.listen(session);
@@ -59,16 +50,7 @@ impl Shard {
         let state_bytes = state.as_ref().map_or(0, Bytes::len);
         let place = match self.place_of(&document, AddressKey::UNCOUNTED) {
             Ok(place) => place,
-            Err(refusal) => {
-                let refused = RefusedRequest {
-                    document,
-                    session,
-                    id,
-                    refusal,
-                    weight_bytes: state_bytes,
-                };
-                return self.post(session.shard(), Mail::Refused(Box::new(refused)));
-            }
+            Err(refusal) => return self.home_refuse(document, session, id, refusal, state_bytes),
         };
         let Some(shelf) = self.library.at(place) else { return };
         shelf.listen(session);

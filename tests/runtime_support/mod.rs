@@ -4,7 +4,7 @@
 //! `E` echoes; `P` echoes, pausing after every read for a millisecond; `M` echoes and moves to the next shard again and again;
 //! `B` + length (u32, big-endian) sends so many patterned bytes; `X` is closed by the server at once; `K` makes the shard panic.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use bytes::Bytes;
 use std::collections::VecDeque;

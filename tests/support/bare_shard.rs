@@ -2,8 +2,7 @@
 //! for timing. It does what the runtime's engine does for a shard (read, turn, write) and nothing else, so that what is
 //! measured is the shard's own work.
 
-// Each user needs its own part.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -16,10 +15,28 @@ use synckit_server::ids::{ShardId, Slot};
 use synckit_server::shard::context::{Context, Parts};
 use synckit_server::shard::{Shard, ShardEffect};
 
-const UNIX_MS: u64 = 1_760_000_000_000;
+pub const UNIX_MS: u64 = 1_760_000_000_000;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// Longer than the flush window, so that every turn flushes.
 pub const QUIET_US: u64 = 10_000;
+
+/// What the shards of a server with these environment variables share: no logins, no storage.
+pub fn context(variables: &[(&str, &str)], shards: u16) -> Arc<Context> {
+    let look_up = |name: &str| {
+        let found = variables.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    let config = Config::from_env(look_up, &Flags::default()).expect("a valid configuration");
+    let authenticator = Arc::new(Authenticator::new(&config.auth, Vec::new()));
+    let parts = Parts {
+        api: Arc::new(Api::new(&config, authenticator.clone(), None)),
+        authenticator,
+        started_unix_ms: UNIX_MS,
+        storage: None,
+        run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
+    };
+    Arc::new(Context::new(config, shards, parts))
+}
 
 /// A text frame as a client sends it.
 pub fn text_frame(text: &str) -> Vec<u8> {
@@ -74,21 +91,12 @@ impl BareShard {
 
     /// The shards of one server; their mail is left in [`BareShard::mail`] for the caller to deliver.
     pub fn several(shards: u16) -> Vec<BareShard> {
-        let variable = |name: &str| match name {
-            "SYNCKIT_AUTH_REQUIRED" => Some("false".to_owned()),
-            "SYNCKIT_MAX_MESSAGES_PER_MINUTE" | "SYNCKIT_MAX_CONNECTIONS_PER_IP" => Some("0".to_owned()),
-            _ => None,
-        };
-        let config = Config::from_env(variable, &Flags::default()).expect("a valid configuration");
-        let authenticator = Arc::new(Authenticator::new(&config.auth, Vec::new()));
-        let parts = Parts {
-            api: Arc::new(Api::new(&config, authenticator.clone(), None)),
-            authenticator,
-            started_unix_ms: UNIX_MS,
-            storage: None,
-            run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
-        };
-        let context = Arc::new(Context::new(config, shards, parts));
+        let variables = [
+            ("SYNCKIT_AUTH_REQUIRED", "false"),
+            ("SYNCKIT_MAX_MESSAGES_PER_MINUTE", "0"),
+            ("SYNCKIT_MAX_CONNECTIONS_PER_IP", "0"),
+        ];
+        let context = context(&variables, shards);
         let shard = |id| BareShard {
             shard: Shard::new(ShardId(id), context.clone()),
             now: Now {

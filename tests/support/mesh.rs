@@ -5,8 +5,7 @@
 //! taken for sending travels along with a moved socket and is not reported as sent there, and a shard is given a turn
 //! only when something happened to it or its deadline has come, so a forgotten wake-up shows as a hang.
 
-// Each part of the model is used by one test file.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use super::simulated_storage::SimulatedStorage;
 use bytes::Bytes;

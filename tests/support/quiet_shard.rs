@@ -1,23 +1,16 @@
 //! One real shard without sockets, thread or clock: whatever it sends is taken at once, and time passes only when told to.
 
-// Each part is used by one test file.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its part")]
 
+use crate::bare_shard::{UNIX_MS, context};
 use crate::support::token;
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
-use synckit_server::auth::Authenticator;
 use synckit_server::clock::Now;
-use synckit_server::config::{Config, Flags};
 use synckit_server::handler::{Effect, Handler};
-use synckit_server::http::Api;
 use synckit_server::ids::{ShardId, Slot};
-use synckit_server::shard::context::{Context, Parts};
 use synckit_server::shard::{Shard, ShardEffect};
-
-const UNIX_MS: u64 = 1_760_000_000_000;
 
 /// See the module documentation.
 pub struct QuietShard {
@@ -33,24 +26,11 @@ pub struct QuietShard {
 
 impl QuietShard {
     pub fn new(variables: &[(&str, &str)]) -> Self {
-        let look_up = |name: &str| {
-            let found = variables.iter().find(|(known, _)| *known == name);
-            found.map(|(_, value)| (*value).to_owned())
-        };
-        let config = Config::from_env(look_up, &Flags::default()).expect("a valid configuration");
-        let authenticator = Arc::new(Authenticator::new(&config.auth, Vec::new()));
-        let parts = Parts {
-            api: Arc::new(Api::new(&config, authenticator.clone(), None)),
-            authenticator,
-            started_unix_ms: UNIX_MS,
-            storage: None,
-            run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
-        };
         let now = Now {
             mono_us: 1_000_000,
             unix_ms: UNIX_MS,
         };
-        let shard = Shard::new(ShardId(0), Arc::new(Context::new(config, 1, parts)));
+        let shard = Shard::new(ShardId(0), context(variables, 1));
         Self {
             shard,
             now,

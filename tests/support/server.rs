@@ -154,6 +154,19 @@ impl Server {
         http::request(self.address(), "GET", path, &[], b"")
     }
 
+    /// The value of `synckit_NAME` in the metrics of all shards together; needs `SYNCKIT_METRICS_PUBLIC`.
+    pub fn metric(&self, name: &str) -> u64 {
+        let metrics = self.get("/metrics?format=prometheus");
+        let prefix = format!("synckit_{name} ");
+        let value = metrics
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix(&prefix).map(str::to_owned));
+        value
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| panic!("no synckit_{name}"))
+    }
+
     /// One HTTP request.
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
         http::request(self.address(), method, path, headers, body.as_bytes())

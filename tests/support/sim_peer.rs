@@ -1,7 +1,7 @@
 //! A client of the simulated mesh: writes real bytes (HTTP upgrade, masked frames, all dialects), keeps a copy of every
 //! document as its kind does, and remembers which answers it is owed.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use super::frame;
 use super::mesh::{Dice, World};

@@ -1,8 +1,7 @@
 //! A model of the deployed client's text core, written from section 8 of docs/text-state.md and on purpose independent
 //! of the server's code: plain maps, strings and quadratic loops.
 
-// Each test file uses its part of the model.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

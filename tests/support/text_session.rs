@@ -1,7 +1,6 @@
 //! A seeded session: model clients, queues with arbitrary delays, and the server's merge with its relay rules R1 to R6.
 
-// Each test file uses its part of the session.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use crate::text_client::{Client, parse};
 use rand::rngs::StdRng;
