@@ -132,6 +132,7 @@ fn an_address_makes_only_so_many_documents() {
     client.say("subscribe", serde_json::json!({"documentId": "three"}));
     client.take_error("LIMIT_EXCEEDED", "Maximum 2 documents per IP reached");
     client.subscribe("one");
-    from(&server, "203.0.113.8").subscribe("three");
+    let mut other = from(&server, "203.0.113.8");
+    other.subscribe("three");
     client.subscribe("three");
 }
