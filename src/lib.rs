@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod awareness;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod document;
 pub mod handler;
