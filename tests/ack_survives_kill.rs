@@ -5,7 +5,7 @@
 //! the server left running; then every field must hold what was acknowledged last or something sent after it. With
 //! PostgreSQL and with SQLite. `KILLS=200 SEED=7 cargo test --test ack_survives_kill` tries more, or a failure again.
 
-mod support;
+use test_support as support;
 #[path = "support/text_client.rs"]
 mod text_client;
 

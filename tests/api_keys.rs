@@ -1,7 +1,7 @@
 //! API keys (docs/protocol.md §7.3): exact matches of the configured list, each with its role, and short keys stop a
 //! production server from starting.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use support::{Client, Dialect, Server, token};

@@ -2,7 +2,7 @@
 //! secret, expired, without expiry, refresh tokens, changed claims, key confusion. Each is tried in `auth`, in the
 //! `Authorization` header, in the query string and at the HTTP API.
 
-mod support;
+use test_support as support;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

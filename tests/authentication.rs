@@ -1,7 +1,7 @@
 //! The tables of docs/protocol.md §7.1 to §7.3: what `auth` brings with authentication on and off, for each kind of
 //! credentials, and how a connection ends that fails. Every message is read before the close that follows it.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use support::token::{self, SECRET};

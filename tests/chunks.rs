@@ -1,7 +1,7 @@
 //! Chunked batches (docs/protocol.md §15.1): put together in any order, acknowledged once, bounded, and refused with
 //! `Invalid chunk` for every violation.
 
-mod support;
+use test_support as support;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

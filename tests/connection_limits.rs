@@ -2,7 +2,7 @@
 //! 1008 that browsers can read, released when a connection ends. A forged `X-Forwarded-For` changes nothing unless the
 //! peer is a trusted proxy, and then only the entry that proxy wrote counts.
 
-mod support;
+use test_support as support;
 
 use support::client::Options;
 use support::{Client, Dialect, Server, eventually};

@@ -3,7 +3,7 @@
 //! wait, then writes are refused as retryable; what was accepted is stored when the database is back, without a restart.
 //! A real PostgreSQL and a real server, each its own process.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::{Duration, Instant};

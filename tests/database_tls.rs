@@ -2,7 +2,7 @@
 //! `require` whatever its certificate, with `verify-ca` if an authority is known, with `verify-full` if the name fits too,
 //! and not at all with `disable`. A PostgreSQL with a certificate made for the test.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::net::TcpListener;

@@ -1,7 +1,7 @@
 //! Deleting is writing the tombstone: the field leaves every snapshot, the tombstone is broadcast, writing again
 //! brings the field back. SDK subscribers get the retained tombstones after their snapshot, nobody else does.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use support::replica::{Plain, Replica, assert_converged, tombstone};

@@ -1,7 +1,7 @@
 //! One connection works with documents that live on different shards: its writes keep their order per document, its
 //! snapshots contain what it wrote before, and broadcasts of every document reach it, wherever its socket lives.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use support::{Client, Dialect, Server};

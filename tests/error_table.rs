@@ -1,7 +1,7 @@
 //! Every mistake gets the text and code of docs/protocol.md §6.7, in the answer's `error`, `code` and `details.code`,
 //! with the id of the request, and never ends the connection (except too many invalid messages in a row).
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use support::{Client, Dialect, Server};

@@ -1,7 +1,7 @@
 //! RAW in JSON, RAW in binary, SDK and Go-style clients edit one document at the same time and end with the same
 //! copy, equal to what a late joiner gets. Tried on one, two and five shards with each kind's own merge rules.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::Duration;

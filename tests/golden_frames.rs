@@ -1,7 +1,7 @@
 //! Frames recorded from real clients (tests/vectors/frames.json) get a sane answer, and what a client may send by
 //! mistake gets exactly the answer listed there. Each frame goes to a fresh connection, which must survive it.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use support::frame::unhex;

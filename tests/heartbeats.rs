@@ -1,7 +1,7 @@
 //! Heartbeats (docs/protocol.md §14): protocol pings at the configured interval, any sign of life keeps a connection,
 //! silence closes it with 1001, and the server never sends `ping` messages, which SDK clients do not answer.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Nothing a peer sends ends the process or disturbs another connection: random bytes, broken frames, absurd lengths,
 //! invalid UTF-8, unmasked frames, half an HTTP request. A well-behaved client is served all the time.
 
-mod support;
+use test_support as support;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

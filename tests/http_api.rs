@@ -1,7 +1,7 @@
 //! The HTTP API of docs/protocol.md §16: information, health, metrics, rooms, CORS, security headers, and the errors
 //! for unknown paths, wrong methods, broken and oversized bodies.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

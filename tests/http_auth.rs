@@ -1,7 +1,7 @@
 //! Tokens over HTTP (docs/protocol.md §16.2): demo login without admin rights, refresh tokens that only refresh,
 //! `me` and `verify`, each with its errors, and login switched off in production.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use support::http::Response;

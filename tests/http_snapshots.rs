@@ -1,7 +1,7 @@
 //! Snapshots over HTTP (docs/protocol.md §16.4), kept in memory by a server without a database: creating, reading,
 //! listing, deleting, who may, and what is said when something is missing.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use support::http::Response;

@@ -9,7 +9,7 @@
 mod bare_shard;
 #[path = "support/quiet_shard.rs"]
 mod quiet_shard;
-mod support;
+use test_support as support;
 
 use quiet_shard::QuietShard;
 

@@ -4,7 +4,7 @@
 //! all must still work afterwards. At this size whole pages that are partly used still count; what a connection owns to
 //! the byte is in `idle_allocations.rs`, and larger crowds are a matter of the load tester.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! How long a change takes from one client to another. A report, not a benchmark: the figures are printed, and only an
 //! absurd value fails the test.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::{Duration, Instant};

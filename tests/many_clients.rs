@@ -2,7 +2,7 @@
 //! all end equal; 500 subscribers get a document of 10,000 fields while another document's latency is watched; a field
 //! written a hundred times a second arrives with its last value everywhere, never going back.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use std::collections::HashMap;

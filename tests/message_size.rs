@@ -2,7 +2,7 @@
 //! batches may be larger, over the hard limit close 1009 while the message is still coming in, and less before
 //! authentication.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::{Duration, Instant};

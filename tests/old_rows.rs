@@ -1,7 +1,7 @@
 //! What is too old is deleted from PostgreSQL (docs/protocol.md §18.4): sessions after a day, the audit trail after 30 days,
 //! snapshots after a week and beyond ten of a document; never documents. One server at a time.
 
-mod support;
+use test_support as support;
 
 use support::database::Postgres;
 use synckit_server::storage::Backend;

@@ -1,7 +1,7 @@
 //! Permissions are checked for every kind of message and every document named in it (docs/protocol.md §8): reading,
 //! writing, a second document inside a batch, presence, and the delivery of broadcasts.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use support::{Client, Dialect, Server, token};

@@ -2,7 +2,7 @@
 //! many requests whose answers are larger than any queue, batches beyond a limit (docs/protocol.md §1, §4, §5.7, §21).
 //! Each test sends the whole pipeline before it reads.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::io::{Read, Write};

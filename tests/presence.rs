@@ -1,7 +1,7 @@
 //! Presence (docs/protocol.md §13): who is told what about whom, taking entries over, leaving politely and by
 //! vanishing, limits, and that a silent but connected user never disappears.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //! 64 of them or 1 MiB; a connection that never authenticates gets its answers and is closed; after a failed `auth`
 //! nothing that waited happens.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! A client that is too fast is slowed down and loses nothing (docs/protocol.md §17.4); its pings are answered at
 //! once. In `reject` mode the excess is refused with an error instead.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::{Duration, Instant};

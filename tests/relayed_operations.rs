@@ -1,7 +1,7 @@
 //! Operations the server passes on without interpreting them (docs/protocol.md §12): counters exactly once and only to
 //! others, set operations to everybody in one order, rich text formatting and old text operations to the others.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use support::{Client, Dialect, Message, Server};

@@ -3,7 +3,7 @@
 //! burst; a lone editor never sees its own edit replaced or hidden; stamps never go back; every clock is valid (the
 //! model of the client checks each one it receives).
 
-mod support;
+use test_support as support;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

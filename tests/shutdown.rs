@@ -1,7 +1,7 @@
 //! SIGTERM and SIGINT end the server in order (docs/protocol.md §21): pending broadcasts leave first, every client sees
 //! close 1001 `Server shutdown`, the exit code is 0, and it takes less than ten seconds, whatever clients do.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::net::TcpStream;

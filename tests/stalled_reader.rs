@@ -1,7 +1,7 @@
 //! A reader that stops reading costs a bounded amount of memory, delays nobody, and is closed 1013 or, when its socket
 //! takes nothing at all, dropped (docs/protocol.md §21). A reader that only stumbles is brought up to date.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //! read, their rows are taken over, values that JSONB would change come back as they were written, servers that write one
 //! row merge, and documents far beyond the memory budget are served.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! connection, older ones that have been silent for 45 s are closed 1000 `Superseded`; lively ones and those of other
 //! addresses stay. Takes about 50 s: the silence is fixed.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::Duration;

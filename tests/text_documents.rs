@@ -2,7 +2,7 @@
 //! tests/vectors/text-merges.json is played with an author of the stored state, an author of the incoming one, a
 //! watcher and a late joiner. All get the merged state where they must, refused states change nothing.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use std::time::Duration;

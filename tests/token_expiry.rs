@@ -1,7 +1,7 @@
 //! A token that expires during a connection ends it a minute later with a message that says why
 //! (docs/protocol.md §7.5), unless that is switched off. Takes a little over a minute: the grace time is fixed.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::{Duration, Instant};

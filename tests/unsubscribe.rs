@@ -1,7 +1,7 @@
 //! After `unsubscribe` and its `ack` nothing of the document comes any more; a later write or subscribe begins anew.
 //! Unsubscribing what was never subscribed gets the same answer.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use support::{Client, Dialect, Server};

@@ -2,7 +2,7 @@
 //! the first byte, bad ones are told and closed, the parameter can be switched off, and the query never reaches the
 //! log.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use support::client::Options;

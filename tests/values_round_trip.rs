@@ -2,7 +2,7 @@
 //! nesting, 100 KB of text, emoji, odd field names. Lone surrogates and NUL escapes, which JavaScript may send,
 //! neither end a connection nor spoil the rest of the document.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use support::{Client, Dialect, Server};

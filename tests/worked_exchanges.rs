@@ -1,7 +1,7 @@
 //! The exchanges of docs/protocol.md §22 happen exactly as written there: every message with exactly its members, on
 //! one shard and on three. Only ids, times and stamps, which the server chooses, are checked by their form.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use support::{Client, Dialect, Message, Server};

@@ -1,7 +1,7 @@
 //! A write reaches everybody even when its author is gone a moment later: the client sends its change and ends the
 //! connection within 10 ms, with and without a close frame, on one, two and five shards, as any of the four kinds.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::{Duration, Instant};

@@ -5,12 +5,20 @@ use super::http::{self, Response};
 use super::{PATIENCE, eventually};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// The line the server prints once its port is open.
 const LISTENING: &str = "listening on 127.0.0.1:";
+
+/// The server that was built with the running test: cargo puts it one folder above the tests.
+fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let folder = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    folder.join("synckit-server")
+}
 
 /// Settings of a server that is not started yet.
 pub struct ServerBuilder {
@@ -45,7 +53,7 @@ impl ServerBuilder {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_synckit-server"));
+        let mut command = Command::new(binary());
         command.arg("--shards").arg(self.shards.to_string()).env_clear();
         for inherited in ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "RUST_LOG"] {
             if let Ok(value) = std::env::var(inherited) {
