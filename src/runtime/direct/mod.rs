@@ -14,6 +14,8 @@
 //! - A moving socket is put into the receiver's table first and closed here when that has succeeded.
 
 mod ring;
+#[cfg(test)]
+mod tests;
 mod trial;
 
 pub(super) use trial::check;
@@ -273,6 +275,7 @@ impl Direct {
 
     fn retry_moves(&mut self, now_us: u64) {
         if !self.stuck.is_empty() && now_us >= self.stuck_until_us {
+            self.stuck_until_us = now_us + MOVE_RETRY_US;
             for ticket in mem::take(&mut self.stuck) {
                 self.send_to(ticket);
             }
@@ -283,7 +286,11 @@ impl Direct {
         let Some(moving) = self.moves[ticket as usize].as_mut() else {
             return;
         };
-        let (ring, descriptor) = self.mesh.receiving_ring(moving.to).unwrap_or((0, -1));
+        let Some((ring, descriptor)) = self.mesh.receiving_ring(moving.to) else {
+            // That shard is only starting. How long it takes is no fault of the socket's, and if it fails the process ends.
+            self.stuck.push(ticket);
+            return;
+        };
         moving.ring = ring;
         let handle = moving.handle;
         let request = Standing::SendTo {
