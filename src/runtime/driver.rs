@@ -7,7 +7,7 @@
 use super::engine::Engine;
 use super::mesh::Mesh;
 use super::readiness;
-use super::sockets::Sockets;
+use super::sockets::{Nap, Sockets};
 use super::stats::{self, ShardStats};
 use super::sys;
 use crate::clock::Now;
@@ -179,24 +179,49 @@ impl<H: Handler, L: Sockets> Driver<H, L> {
         if deadline_us <= now_us {
             return false;
         }
+        let nap_us = NAP_US.min(deadline_us - now_us);
+        let napped = match self.may_sleep(draining) {
+            true => {
+                stats::add(&stats.sleeps, 1);
+                self.engine.sockets().nap(nap_us)
+            }
+            false => Nap::Woken,
+        };
+        let parked = match napped {
+            Nap::Woken => false,
+            Nap::Over if nap_us < NAP_US => false,
+            nap => {
+                self.sleep_by_bell(nap == Nap::Impossible, nap_us, deadline_us, draining)
+                    .await
+            }
+        };
+        self.mesh.wake_up(self.shard);
+        parked
+    }
+
+    /// Waits for the wake source, first for the length of a nap if there has been none. Returns whether the executor was let
+    /// in.
+    async fn sleep_by_bell(&mut self, nap: bool, nap_us: u64, deadline_us: u64, draining: bool) -> bool {
         // In this order: the doorbell is quieted first, then everything it may have announced is looked at once more.
         self.engine.sockets().before_sleep();
-        let mail = !self.mesh.fall_asleep(self.shard);
-        let stop = self.mesh.is_stopping() && !draining;
         let mut parked = false;
-        if !mail && !stop && !self.engine.sockets().pending() {
-            stats::add(&stats.sleeps, 1);
-            let nap_us = NAP_US.min(deadline_us - now_us);
-            let woken = sys::wait_readable(self.engine.sockets().wake_source(), nap_us);
-            if !woken && nap_us == NAP_US {
+        if self.may_sleep(draining) {
+            let wake_source = self.engine.sockets().wake_source();
+            let over = !nap || !sys::wait_readable(wake_source, nap_us) && nap_us == NAP_US;
+            if over {
                 self.set_timer(deadline_us);
                 readiness::readable(self.engine.sockets().wake_source()).await;
                 parked = true;
             }
         }
-        self.mesh.wake_up(self.shard);
         self.engine.sockets().after_sleep();
         parked
+    }
+
+    /// Declares the shard asleep and looks whether there is nothing to do; from then on the doorbell rings for all that comes.
+    fn may_sleep(&mut self, draining: bool) -> bool {
+        let stop = self.mesh.is_stopping() && !draining;
+        self.mesh.fall_asleep(self.shard) && !stop && !self.engine.sockets().pending()
     }
 
     /// Lets the wake source become readable at the deadline. A timer that is set to expire earlier serves as well: one

@@ -4,7 +4,7 @@
 //! connection, added once with all events. The set's own descriptor is what the executor awaits. A connection counts
 //! against the process's descriptor limit; when that is reached accepting pauses for [`BACKOFF_US`].
 
-use super::sockets::{BATCH, CHUNK_BYTES, Event, Handle, Key, Readiness, Received, Sending, Sockets, Transit};
+use super::sockets::{BATCH, CHUNK_BYTES, Event, Handle, Key, Nap, Readiness, Received, Sending, Sockets, Transit};
 use super::sys;
 use crate::ids::ShardId;
 use std::io;
@@ -174,6 +174,10 @@ impl Sockets for Ordinary {
         self.listener = None;
         self.accept_ready = false;
         self.accept_again_us = None;
+    }
+
+    fn nap(&mut self, wait_us: u64) -> Nap {
+        Nap::ended(sys::wait_readable(self.epoll.as_fd(), wait_us))
     }
 
     fn before_sleep(&mut self) {}

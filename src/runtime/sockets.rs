@@ -156,6 +156,24 @@ impl Sending {
     }
 }
 
+/// How a nap ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nap {
+    /// There may be news.
+    Woken,
+    /// Its time is over.
+    Over,
+    /// There was none: the shard must sleep by the wake source.
+    Impossible,
+}
+
+impl Nap {
+    /// After a wait.
+    pub fn ended(woken: bool) -> Nap {
+        if woken { Nap::Woken } else { Nap::Over }
+    }
+}
+
 /// A way to do socket I/O. One instance per shard, used by its thread only.
 pub(super) trait Sockets: Sized {
     /// Appends what happened since the last call. Never waits.
@@ -181,6 +199,10 @@ pub(super) trait Sockets: Sized {
 
     /// Closes the listener; connections accepted but not yet reported are closed too.
     fn stop_listening(&mut self);
+
+    /// Waits at most `wait_us` for news or the doorbell, without the wake source if this layer knows a cheaper way. What it
+    /// announced before is found by [`Sockets::pending`].
+    fn nap(&mut self, wait_us: u64) -> Nap;
 
     /// The shard is about to sleep: from here on any news makes [`Sockets::wake_source`] readable. Rings of the doorbell
     /// from before this call may be forgotten.

@@ -22,7 +22,7 @@ pub(super) use trial::check;
 
 use super::mesh::ReceivingRings;
 use super::ordinary::{BACKOFF_US, readiness};
-use super::sockets::{BATCH, CHUNK_BYTES, Event, Handle, Key, Readiness, Received, Sending, Sockets, Transit};
+use super::sockets::{BATCH, CHUNK_BYTES, Event, Handle, Key, Nap, Readiness, Received, Sending, Sockets, Transit};
 use super::sys;
 use crate::ids::ShardId;
 use ring::{Completion, PeerName, Ring, Standing};
@@ -50,6 +50,7 @@ const ACCEPT: u64 = 1 << 60;
 const TIMER: u64 = 2 << 60;
 const IGNORED: u64 = 3 << 60;
 const MOVE: u64 = 4 << 60;
+const BELL: u64 = 5 << 60;
 const KIND: u64 = 7 << 60;
 
 /// The direct-descriptor layer of one shard.
@@ -57,6 +58,8 @@ pub(super) struct Direct {
     shard: ShardId,
     mesh: Arc<dyn ReceivingRings>,
     timer: OwnedFd,
+    /// The first ring tells when the doorbell rings.
+    bell_watched: bool,
     rings: Vec<Table>,
     files_per_ring: u32,
     /// The ring that accepts connections and receives sockets.
@@ -120,6 +123,7 @@ impl Direct {
             shard,
             mesh,
             timer: sys::timerfd()?,
+            bell_watched: false,
             rings: Vec::new(),
             files_per_ring,
             filling: 0,
@@ -226,6 +230,10 @@ impl Direct {
                 self.rings[index]
                     .ring
                     .push(Standing::WatchDescriptor { descriptor }, TIMER);
+            }
+            BELL => {
+                self.bell_watched = false;
+                sys::quiet_bell(self.mesh.bell(self.shard));
             }
             MOVE => self.moved(completion.user_data as u32, completion.result, now_us, events),
             _ => {}
@@ -482,6 +490,19 @@ impl Sockets for Direct {
         }
         self.listener = None;
         self.accept_again_us = None;
+    }
+
+    fn nap(&mut self, wait_us: u64) -> Nap {
+        // One system call instead of three, but it waits for one ring only.
+        let [table] = self.rings.as_mut_slice() else {
+            return Nap::Impossible;
+        };
+        if !self.bell_watched {
+            self.bell_watched = true;
+            let descriptor = self.mesh.bell(self.shard).as_raw_fd();
+            table.ring.push(Standing::WatchOnce { descriptor }, BELL);
+        }
+        Nap::ended(table.ring.wait(wait_us))
     }
 
     fn before_sleep(&mut self) {

@@ -11,12 +11,13 @@ use crate::runtime::sockets::BATCH;
 use crate::runtime::sys;
 use bytes::Bytes;
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{DestinationSlot, Fd, Fixed};
+use io_uring::types::{DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 use smallvec::SmallVec;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
 const SUBMISSIONS: u32 = 256;
 const COMPLETIONS: u32 = 8192;
@@ -109,6 +110,17 @@ impl Ring {
         } else {
             completion.disable_eventfd();
         }
+    }
+
+    /// Submits what is queued and waits for a completion, at most `wait_us`. Returns whether there is one.
+    pub fn wait(&mut self, wait_us: u64) -> bool {
+        let wait = Timespec::from(Duration::from_micros(wait_us));
+        // The time being over is one of the outcomes; any trouble is met again, and handled, by the next turn.
+        let _ = self
+            .ring
+            .submitter()
+            .submit_with_args(1, &SubmitArgs::new().timespec(&wait));
+        self.has_news()
     }
 
     /// Submits what is queued, runs the kernel's deferred work and moves all completions to `completions`.
@@ -248,6 +260,8 @@ pub(super) enum Standing {
     Watch { file: u32 },
     /// Tell whenever an ordinary descriptor (the timer) becomes readable.
     WatchDescriptor { descriptor: RawFd },
+    /// Tell once when an ordinary descriptor (the doorbell) is readable.
+    WatchOnce { descriptor: RawFd },
     /// Accept connections into the table until told otherwise.
     Accept { listener: RawFd },
     /// End the watch or accept that was made with this user data. Not POLL_REMOVE for watches: that one gives up when an
@@ -269,6 +283,7 @@ impl Standing {
             Self::WatchDescriptor { descriptor } => opcode::PollAdd::new(Fd(descriptor), libc::EPOLLIN as u32)
                 .multi(true)
                 .build(),
+            Self::WatchOnce { descriptor } => opcode::PollAdd::new(Fd(descriptor), libc::EPOLLIN as u32).build(),
             Self::Accept { listener } => opcode::AcceptMulti::new(Fd(listener)).allocate_file_index(true).build(),
             Self::Cancel { user_data } => opcode::AsyncCancel::new(user_data).build().flags(Flags::SKIP_SUCCESS),
             Self::Close { file } => opcode::Close::new(Fixed(file)).build().flags(Flags::SKIP_SUCCESS),

@@ -1,6 +1,7 @@
 //! The engine over a scripted socket layer: what sockets cannot be made to do on demand.
 
 use super::*;
+use crate::runtime::sockets::Nap;
 use bytes::Bytes;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -52,6 +53,9 @@ impl Sockets for Scripted {
         }
     }
     fn stop_listening(&mut self) {}
+    fn nap(&mut self, _wait_us: u64) -> Nap {
+        Nap::Impossible
+    }
     fn before_sleep(&mut self) {}
     fn after_sleep(&mut self) {}
     fn pending(&mut self) -> bool {
