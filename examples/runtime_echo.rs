@@ -44,6 +44,7 @@ fn config(sockets: SocketLayer) -> RuntimeConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         sockets,
         ring_sockets_max: 0,
+        drain_us_max: 9_000_000,
     }
 }
 

@@ -102,6 +102,11 @@ pub trait Handler {
     /// [`Handler::is_drained`].
     fn shut_down(&mut self, now: Now);
 
+    /// Whether new connections are still taken after [`Handler::shut_down`], be it to tell them so.
+    fn is_accepting(&self) -> bool {
+        false
+    }
+
     /// Whether nothing is left to do after [`Handler::shut_down`].
     fn is_drained(&self) -> bool;
 }

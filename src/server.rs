@@ -1,12 +1,15 @@
 //! From configuration to a running server: the parts, their order, and what is said on the way.
 
 mod database;
+mod process;
+pub mod reload;
+mod watch;
 
-use crate::auth::{Authenticator, LoginWork, PublicKeyError, Users, UsersError, public_keys};
-use crate::config::files::{self, FileError};
+use crate::auth::{Authenticator, LoginWork};
 use crate::config::{Config, Environment, SocketChoice};
 use crate::http::Api;
-use crate::ids::SessionRef;
+use crate::ids::{SessionRef, ShardId};
+use crate::notify::Notifier;
 use crate::runtime::{self, Mailer, Running, RuntimeConfig, RuntimeError, SocketLayer, StartError, Stopper};
 use crate::shard::Shard;
 use crate::shard::context::{Context, Parts, RunBlocking};
@@ -14,7 +17,12 @@ use crate::shard::mail::Mail;
 use crate::storage::postgres::UrlError;
 use crate::storage::{Storage, Trouble};
 use crossbeam_channel::{Receiver, TrySendError, bounded};
+use process::Sampled;
+use reload::{Reloaders, SecretsError};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Password checks that may wait; each takes a blocking thread tens of milliseconds.
@@ -27,15 +35,9 @@ const STORE_LAST_MAX: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// A configured file cannot be used.
+    /// A configured file with secrets or accounts cannot be used.
     #[error(transparent)]
-    File(#[from] FileError),
-    /// `JWT_PUBLIC_KEY_FILE` holds something else.
-    #[error("JWT_PUBLIC_KEY_FILE: {0}")]
-    PublicKeys(#[from] PublicKeyError),
-    /// `SYNCKIT_USERS_FILE` holds something else.
-    #[error("SYNCKIT_USERS_FILE: {0}")]
-    Users(#[from] UsersError),
+    Secrets(#[from] SecretsError),
     /// The machine does not allow it.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -58,10 +60,44 @@ pub enum ServerError {
     Thread(#[from] std::io::Error),
 }
 
+/// Time that draining may take beside the window over which connections are closed.
+const DRAIN_BESIDE_WINDOW: Duration = Duration::from_secs(7);
+/// How long a shard may take to say how it is.
+const DUMP_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A running server.
 pub struct Server {
     running: Running<Mail>,
     storage: Option<Storage>,
+    reloaders: Arc<Reloaders>,
+    process: Arc<Sampled>,
+    ended: Arc<AtomicBool>,
+}
+
+/// Makes a running server tell the log how it is.
+pub struct Dumper {
+    mailer: Mailer<Mail>,
+    shards: u16,
+}
+
+impl Dumper {
+    /// One line for each shard. Waits up to two seconds for shards that do not answer, and names them.
+    pub fn dump(&self) {
+        let (report, reports) = mpsc::sync_channel(usize::from(self.shards));
+        for shard in (0..self.shards).map(ShardId) {
+            self.mailer.send(shard, Mail::Measure(report.clone()));
+        }
+        drop(report);
+        let deadline = Instant::now() + DUMP_TIMEOUT;
+        let mut silent: Vec<u16> = (0..self.shards).collect();
+        while let Ok((shard, metrics)) = reports.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            silent.retain(|silent| *silent != shard.0);
+            metrics.log(shard);
+        }
+        if !silent.is_empty() {
+            tracing::error!("state: shards {silent:?} did not answer within {DUMP_TIMEOUT:?}");
+        }
+    }
 }
 
 impl Server {
@@ -70,10 +106,34 @@ impl Server {
         self.running.stopper()
     }
 
+    /// What can change while it runs.
+    pub fn reloaders(&self) -> Arc<Reloaders> {
+        self.reloaders.clone()
+    }
+
+    /// A way to ask for its state.
+    pub fn dumper(&self) -> Dumper {
+        Dumper {
+            mailer: self.running.mailer(),
+            shards: self.running.stats().len() as u16,
+        }
+    }
+
+    /// Gives the service manager signs of life from now on.
+    pub fn watch(&self, notifier: Arc<Notifier>) -> std::io::Result<()> {
+        watch::start(
+            self.running.stats().clone(),
+            notifier,
+            self.process.clone(),
+            self.ended.clone(),
+        )
+    }
+
     /// Waits until the shards have ended, and then until storage has stored what it was given. Returns whether everything
     /// accepted is stored.
     pub fn join(self) -> Result<bool, RuntimeError> {
         let outcome = self.running.join();
+        self.ended.store(true, Ordering::Relaxed);
         let stored = self
             .storage
             .is_none_or(|storage| storage.finish(Instant::now() + STORE_LAST_MAX));
@@ -81,21 +141,14 @@ impl Server {
     }
 }
 
-/// Starts everything and says where it listens.
-pub fn start(config: Config) -> Result<Server, ServerError> {
-    let keys = match &config.auth.public_key_file {
-        Some(path) => public_keys(&files::read("JWT_PUBLIC_KEY_FILE", path)?)?,
-        None => Vec::new(),
-    };
-    let users = match &config.auth.users_file {
-        Some(path) => Some(Users::parse(
-            &files::read("SYNCKIT_USERS_FILE", path)?,
-            config.auth.permission_prefixes,
-        )?),
-        None => None,
-    };
+/// Starts everything and says where it listens: where `config` says, or on the sockets that somebody else opened.
+pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerError> {
+    let keys = reload::read_public_keys(&config.auth)?;
+    let users = reload::read_users(&config.auth)?;
+    let reloaders = Arc::new(Reloaders::new(config.clone()));
     let authenticator = Arc::new(Authenticator::new(&config.auth, keys));
     let api = Arc::new(Api::new(&config, authenticator.clone(), users));
+    reload::register_secrets(&reloaders, authenticator.clone(), api.clone());
     let (run_blocking, logins) = login_queue();
     let shards = if config.shards == 0 {
         processors()
@@ -108,7 +161,7 @@ pub fn start(config: Config) -> Result<Server, ServerError> {
         SocketChoice::Direct => SocketLayer::DirectDescriptors,
         SocketChoice::Ordinary => SocketLayer::OrdinaryDescriptors,
     };
-    let generated = config.auth.jwt_secret.generated;
+    let (generated, drain_ms) = (config.auth.jwt_secret.generated, config.operation.drain_ms);
     say_configuration(&config);
     let database = database::open(&config.storage)?;
     let (mode, place) = match &database {
@@ -128,12 +181,16 @@ pub fn start(config: Config) -> Result<Server, ServerError> {
         listen,
         sockets: socket_layer,
         ring_sockets_max: 0,
+        drain_us_max: DRAIN_BESIDE_WINDOW.as_micros() as u64 + drain_ms * 1000,
     };
     let shared = context.clone();
-    let running = runtime::start(runtime, move |shard| Shard::new(shard, shared.clone()))?;
+    let running = runtime::start_on(runtime, inherited, move |shard| Shard::new(shard, shared.clone()))?;
     context.limit_connections(running.connections_max());
     let stats = running.stats().clone();
     context.measure_with(Box::new(move |shard| stats[shard.index()].measured()));
+    let process = Arc::new(Sampled::new(unix_ms(), running.stats().clone()));
+    let described = process.clone();
+    context.describe_process_with(Box::new(move || described.prometheus()));
     check_passwords(logins, running.mailer())?;
     let storage = database.map(|database| database.start(running.mailer())).transpose()?;
     if generated && development {
@@ -159,7 +216,13 @@ pub fn start(config: Config) -> Result<Server, ServerError> {
         "listening on {}",
         running.local_addr()
     );
-    Ok(Server { running, storage })
+    Ok(Server {
+        running,
+        storage,
+        reloaders,
+        process,
+        ended: Arc::default(),
+    })
 }
 
 fn say_configuration(config: &Config) {

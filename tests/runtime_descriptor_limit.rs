@@ -30,6 +30,7 @@ fn accepting_rests_without_descriptors_and_goes_on_when_some_are_free() {
             listen: "127.0.0.1:0".parse().unwrap(),
             sockets,
             ring_sockets_max: 0,
+            drain_us_max: 9_000_000,
         };
         let running = runtime::start(config, move |shard| Echo::new(shard, 1, Arc::clone(&seen))).unwrap();
         let mut streams = Vec::new();

@@ -28,6 +28,7 @@ fn five_hundred_idle_connections_cost_no_processor_time() {
             listen: "127.0.0.1:0".parse().unwrap(),
             sockets,
             ring_sockets_max: 0,
+            drain_us_max: 9_000_000,
         };
         let running = runtime::start(config, move |shard| Echo::new(shard, 2, Arc::clone(&seen))).unwrap();
         let connect = |_| {

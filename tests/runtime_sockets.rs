@@ -37,6 +37,7 @@ fn server_with_rings(shards: u16, sockets: SocketLayer, ring_sockets_max: u32) -
         listen: "127.0.0.1:0".parse().unwrap(),
         sockets,
         ring_sockets_max,
+        drain_us_max: 9_000_000,
     };
     let handlers = Arc::clone(&seen);
     let running = runtime::start(config, move |shard| Echo::new(shard, shards, Arc::clone(&handlers))).unwrap();
@@ -441,6 +442,7 @@ fn both_address_families_are_served_and_the_peer_is_known() {
             listen: "[::]:0".parse().unwrap(),
             sockets,
             ring_sockets_max: 0,
+            drain_us_max: 9_000_000,
         };
         let running = runtime::start(config, move |shard| Echo::new(shard, 2, Arc::clone(&handlers))).unwrap();
         for host in ["127.0.0.1", "::1"] {
@@ -483,6 +485,7 @@ fn start_error(listen: SocketAddr) -> StartError {
         listen,
         sockets: SocketLayer::Auto,
         ring_sockets_max: 0,
+        drain_us_max: 9_000_000,
     };
     runtime::start(config, |shard| Echo::new(shard, 2, Arc::default())).unwrap_err()
 }
@@ -518,6 +521,7 @@ fn a_port_with_connections_in_time_wait_can_be_taken_again() {
         listen: address,
         sockets: SocketLayer::OrdinaryDescriptors,
         ring_sockets_max: 0,
+        drain_us_max: 9_000_000,
     };
     let second = runtime::start(config, |shard| Echo::new(shard, 1, Arc::default())).unwrap();
     second.shut_down();

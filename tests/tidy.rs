@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that take values and give effects (docs/architecture.md §3).
-const PURE_ROOMS: [&str; 16] = [
+const PURE_ROOMS: [&str; 17] = [
+    "histogram",
     "protocol",
     "websocket",
     "document",

@@ -9,7 +9,7 @@ use super::public_keys::PublicKey;
 use super::verifier::Verifier;
 use crate::config::{AuthConfig, DocumentPolicy};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// How many failed `auth` messages a GOC connection may send before it is closed.
 pub const GOC_FAILURES_MAX: u8 = 3;
@@ -92,10 +92,26 @@ pub enum UpgradeOutcome {
 pub struct Authenticator {
     required: bool,
     policy: DocumentPolicy,
-    verifier: Verifier,
-    issuer: Issuer,
-    api_keys: ApiKeys,
+    /// Replaced as a whole when the operator changes secrets; read once for each credential that is checked.
+    keys: RwLock<Keys>,
     anonymous: Arc<Identity>,
+}
+
+#[derive(Clone)]
+struct Keys {
+    verifier: Arc<Verifier>,
+    issuer: Arc<Issuer>,
+    api_keys: Arc<ApiKeys>,
+}
+
+impl Keys {
+    fn new(config: &AuthConfig, public_keys: Vec<PublicKey>) -> Keys {
+        Keys {
+            verifier: Arc::new(Verifier::new(config, public_keys)),
+            issuer: Arc::new(Issuer::new(config)),
+            api_keys: Arc::new(ApiKeys::new(&config.api_keys)),
+        }
+    }
 }
 
 impl fmt::Debug for Authenticator {
@@ -113,9 +129,7 @@ impl Authenticator {
         Self {
             required: config.required,
             policy: config.document_policy,
-            verifier: Verifier::new(config, public_keys),
-            issuer: Issuer::new(config),
-            api_keys: ApiKeys::new(&config.api_keys),
+            keys: RwLock::new(Keys::new(config, public_keys)),
             anonymous: Arc::new(anonymous),
         }
     }
@@ -131,14 +145,25 @@ impl Authenticator {
         &self.anonymous
     }
 
+    /// Other secrets and keys from now on. Connections that have authenticated stay what they are.
+    pub fn replace_keys(&self, config: &AuthConfig, public_keys: Vec<PublicKey>) {
+        let keys = Keys::new(config, public_keys);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
     /// Checks tokens.
-    pub fn verifier(&self) -> &Verifier {
-        &self.verifier
+    pub fn verifier(&self) -> Arc<Verifier> {
+        self.keys().verifier
     }
 
     /// Makes tokens.
-    pub fn issuer(&self) -> &Issuer {
-        &self.issuer
+    pub fn issuer(&self) -> Arc<Issuer> {
+        self.keys().issuer
+    }
+
+    /// The keys in force. Replacing them is one assignment, so a panic elsewhere leaves them whole.
+    fn keys(&self) -> Keys {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The checks of §5.2 that depend on the id alone: form and policy.
@@ -149,17 +174,18 @@ impl Authenticator {
 
     /// Decides about an `auth` message (§7.2, §7.3).
     pub fn authenticate(&self, credentials: Credentials<'_>, now_unix_s: u64) -> AuthOutcome {
+        let keys = self.keys();
         let token = credentials.token.filter(|token| !token.is_empty());
         // With authentication off and no key configured there is nothing to check a key against; refusing it would
         // lock out clients that other servers of the family let in.
         let api_key = credentials
             .api_key
-            .filter(|key| !key.is_empty() && (self.required || !self.api_keys.is_empty()));
+            .filter(|key| !key.is_empty() && (self.required || !keys.api_keys.is_empty()));
 
-        if let Some(identity) = token.and_then(|token| self.verifier.access(token, now_unix_s).ok()) {
+        if let Some(identity) = token.and_then(|token| keys.verifier.access(token, now_unix_s).ok()) {
             return AuthOutcome::Accepted(Arc::new(identity));
         }
-        if let Some(identity) = api_key.and_then(|key| self.api_keys.find(key)) {
+        if let Some(identity) = api_key.and_then(|key| keys.api_keys.find(key)) {
             return AuthOutcome::Accepted(Arc::clone(identity));
         }
         if token.is_some() || api_key.is_some() {
@@ -182,7 +208,7 @@ impl Authenticator {
     /// Decides about the token of an upgrade request (§7.6).
     pub fn authenticate_upgrade(&self, token: Option<&str>, now_unix_s: u64) -> UpgradeOutcome {
         match token.filter(|token| !token.is_empty()) {
-            Some(token) => match self.verifier.access(token, now_unix_s) {
+            Some(token) => match self.verifier().access(token, now_unix_s) {
                 Ok(identity) => UpgradeOutcome::Authenticated(Arc::new(identity)),
                 Err(_) => UpgradeOutcome::Refused(invalid(false)),
             },

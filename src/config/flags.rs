@@ -1,47 +1,59 @@
-//! Command-line flags. They exist for what people change between two starts by hand; everything else is a variable.
+//! Command-line flags: one for each setting that is no secret, made from the table.
 
-use super::values;
-use clap::Parser;
-use std::net::IpAddr;
+use super::table::TABLE;
+use clap::{Arg, ArgMatches};
+use std::collections::BTreeMap;
 
-/// The flags; each beats its variable.
-#[derive(Clone, Debug, Default, Parser)]
-#[command(
-    name = "synckit-server",
-    version,
-    about = "SyncKit server: real-time document synchronisation over WebSocket",
-    after_help = "Everything else is set by environment variables: HOST, PORT, JWT_SECRET, SYNCKIT_AUTH_REQUIRED, \
-                  SYNCKIT_ENV, CORS_ORIGINS, TRUSTED_PROXIES and more (docs/protocol.md, section 20). \
-                  The effective values are logged at start with RUST_LOG=debug."
-)]
+/// What the command line says, by the main name of each setting; each beats its variable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// Number of shards, one core each; 0 = one per core [env: SYNCKIT_SHARDS]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1023))]
-    pub shards: Option<u16>,
-    /// TCP port to listen on [env: PORT, default 8080]
-    #[arg(long, value_name = "PORT")]
-    pub port: Option<u16>,
-    /// IP address to listen on [env: HOST, default 0.0.0.0]
-    #[arg(long, value_name = "ADDRESS", value_parser = host)]
-    pub host: Option<IpAddr>,
+    values: BTreeMap<&'static str, String>,
 }
 
-fn host(text: &str) -> Result<IpAddr, String> {
-    values::host(text).map_err(|expected| format!("accepted: {}", expected.0))
-}
+/// Flags that `-h` shows; `--help` shows all.
+const EVERYDAY: [&str; 5] = ["HOST", "PORT", "SYNCKIT_SHARDS", "SYNCKIT_ENV", "SYNCKIT_LOG"];
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
+impl Flags {
+    /// The arguments for clap.
+    pub fn arguments() -> impl Iterator<Item = Arg> {
+        TABLE.iter().filter_map(|entry| {
+            let flag = entry.flag()?;
+            let default = match entry.default {
+                "" => String::new(),
+                default => format!(", default {default}"),
+            };
+            let help = format!("{} [env: {}{default}]", entry.help.replace('`', ""), entry.name());
+            let argument = Arg::new(entry.name())
+                .long(flag)
+                .value_name(entry.value)
+                .help(help)
+                .help_heading(entry.group.title())
+                .allow_hyphen_values(false)
+                .global(true)
+                .hide_short_help(!EVERYDAY.contains(&entry.name()));
+            Some(argument)
+        })
+    }
 
-    #[test]
-    fn the_flags_are_consistent_and_parse() {
-        Flags::command().debug_assert();
-        let flags = Flags::try_parse_from(["s", "--shards", "4", "--port", "0", "--host", "localhost"]).unwrap();
-        assert_eq!((flags.shards, flags.port), (Some(4), Some(0)));
-        assert_eq!(flags.host.unwrap().to_string(), "127.0.0.1");
-        assert!(Flags::try_parse_from(["s", "--shards", "1024"]).is_err());
-        assert!(Flags::try_parse_from(["s", "--host", "example.com"]).is_err());
+    /// Those that were given.
+    pub fn from_matches(matches: &ArgMatches) -> Flags {
+        let given = TABLE.iter().filter(|entry| !entry.secret).filter_map(|entry| {
+            let value = matches.get_one::<String>(entry.name())?;
+            Some((entry.name(), value.clone()))
+        });
+        Flags {
+            values: given.collect(),
+        }
+    }
+
+    /// The value for a setting, by its main name.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// The same with one more; for tests.
+    pub fn with(mut self, name: &'static str, value: &str) -> Flags {
+        self.values.insert(name, value.to_owned());
+        self
     }
 }

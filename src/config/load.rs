@@ -2,12 +2,14 @@
 
 use super::flags::Flags;
 use super::network::TrustedProxies;
+use super::operation::operation;
 use super::production;
 use super::reader::{ConfigError, Origin, Reader};
 use super::settings::{
     AuthConfig, Config, CorsOrigins, DemoLogin, DocumentPolicy, Environment, HttpConfig, JwtSecret, LimitsConfig,
     RateLimitMode, Role, SocketChoice, SyncConfig,
 };
+use super::sources::{Sources, odd_variables};
 use super::storage::storage;
 use super::values::{self, Expected, Life};
 use rand::RngCore as _;
@@ -30,15 +32,33 @@ impl Config {
     /// # Errors
     /// Everything that is invalid or refused, collected.
     pub fn from_env(variables: impl Fn(&str) -> Option<String>, flags: &Flags) -> Result<Self, ConfigError> {
-        let mut reader = Reader::new(variables);
+        let sources = Sources {
+            flags: flags.clone(),
+            ..Sources::default()
+        };
+        Self::read(Reader::new(variables, sources))
+    }
+
+    /// Reads all settings from everything the operator said.
+    ///
+    /// # Errors
+    /// As [`Config::from_env`].
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let variables = |name: &str| sources.variables.get(name).cloned();
+        let mut reader = Reader::new(variables, sources.clone());
+        reader.warnings = odd_variables(sources.variables.keys());
+        Self::read(reader)
+    }
+
+    fn read<V: Fn(&str) -> Option<String>>(mut reader: Reader<V>) -> Result<Self, ConfigError> {
         let environment = reader.value(
             &["SYNCKIT_ENV", "ENVIRONMENT", "NODE_ENV", "ASPNETCORE_ENVIRONMENT"],
             Environment::Development,
             values::environment,
             |environment| environment.name().to_owned(),
         );
-        let (host, port) = listen(&mut reader, flags);
-        let shards = shards(&mut reader, flags);
+        let (host, port) = listen(&mut reader);
+        let shards = shards(&mut reader);
         let sockets = reader.value(
             &["SYNCKIT_SOCKETS"],
             SocketChoice::Auto,
@@ -49,6 +69,7 @@ impl Config {
                 SocketChoice::Ordinary => "ordinary".to_owned(),
             },
         );
+        let operation = operation(&mut reader);
         let auth = auth(&mut reader, environment);
         let http = http(&mut reader);
         let limits = limits(&mut reader);
@@ -75,6 +96,7 @@ impl Config {
             port,
             shards,
             sockets,
+            operation,
             auth,
             http,
             limits,
@@ -86,46 +108,49 @@ impl Config {
     }
 }
 
-fn listen<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, flags: &Flags) -> (IpAddr, u16) {
-    let url = reader.optional(&["SYNCKIT_SERVER_URL"], values::server_url);
+fn listen<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> (IpAddr, u16) {
+    const URL: &[&str] = &["SYNCKIT_SERVER_URL"];
+    let url = reader.optional(URL, values::server_url).map(|(_, url)| url);
+    let url_origin = reader.origin(URL);
     let host = reader.optional(&["HOST"], values::host);
     let port = reader.optional(&["PORT"], |text| {
         values::number(text, 0, 65_535).map(|port| port as u16)
     });
-
-    let url_host = url.map(|(name, (host, _))| (name, host));
-    let url_port = url.map(|(name, (_, port))| (name, port));
+    let (host_origin, port_origin) = (reader.origin(&["HOST"]), reader.origin(&["PORT"]));
+    let host = host.map(|(_, host)| (host, host_origin));
+    let port = port.map(|(_, port)| (port, port_origin));
+    let (url_host, url_port) = url.unzip();
     let (host, host_origin) = chosen(
-        ("--host", flags.host),
-        host.or(url_host),
+        host,
+        url_host.map(|host| (host, url_origin.clone())),
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     );
-    let (port, port_origin) = chosen(("--port", flags.port), port.or(url_port), 8080);
+    let (port, port_origin) = chosen(port, url_port.map(|port| (port, url_origin)), 8080);
     reader.describe("HOST", host.to_string(), host_origin);
     reader.describe("PORT", port.to_string(), port_origin);
     (host, port)
 }
 
-/// A flag beats a variable beats the default.
-fn chosen<T>(flag: (&'static str, Option<T>), variable: Option<(&'static str, T)>, default: T) -> (T, Origin) {
-    match (flag.1, variable) {
-        (Some(value), _) => (value, Origin::Flag(flag.0)),
-        (None, Some((name, value))) => (value, Origin::Variable(name)),
+/// The setting itself beats the one that stands in for it, unless that was said in a stronger place.
+fn chosen<T>(own: Option<(T, Origin)>, stand_in: Option<(T, Origin)>, default: T) -> (T, Origin) {
+    match (own, stand_in) {
+        (Some(own), Some(stand_in)) if stand_in.1.rank() > own.1.rank() => stand_in,
+        (Some(own), _) => own,
+        (None, Some(stand_in)) => stand_in,
         (None, None) => (default, Origin::Default),
     }
 }
 
-fn shards<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, flags: &Flags) -> u16 {
-    let parse = |text: &str| values::number(text, 0, SHARDS_MAX).map(|shards| shards as u16);
-    let variable = reader.optional(&["SYNCKIT_SHARDS"], parse);
-    let (shards, origin) = chosen(("--shards", flags.shards), variable, 0);
-    let shown = if shards == 0 {
-        "one per core".to_owned()
-    } else {
-        shards.to_string()
-    };
-    reader.describe("SYNCKIT_SHARDS", shown, origin);
-    shards
+fn shards<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> u16 {
+    reader.value(
+        &["SYNCKIT_SHARDS"],
+        0,
+        |text| values::number(text, 0, SHARDS_MAX).map(|shards| shards as u16),
+        |shards| match shards {
+            0 => "one per core".to_owned(),
+            _ => shards.to_string(),
+        },
+    )
 }
 
 fn auth<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, environment: Environment) -> AuthConfig {
@@ -214,7 +239,8 @@ fn jwt_secret<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> JwtSecre
     if text.len() < SECRET_BYTES_MIN {
         reader.invalid(name, "(hidden)", Expected(format!("at least {SECRET_BYTES_MIN} bytes")));
     }
-    reader.describe("JWT_SECRET", "(set)".to_owned(), Origin::Variable(name));
+    let origin = reader.origin(&["JWT_SECRET"]);
+    reader.describe("JWT_SECRET", "(set)".to_owned(), origin);
     JwtSecret {
         bytes: text.into_bytes(),
         generated: false,
@@ -225,10 +251,11 @@ fn jwt_secret<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> JwtSecre
 fn access_token_life<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> u64 {
     const HOURS: &str = "JWT_EXPIRATION_HOURS";
     let hours = reader.optional(&[HOURS], |text| values::number(text, 1, 10 * 365 * 24));
-    if reader.text(&["JWT_EXPIRES_IN"]).is_none()
-        && let Some((name, hours)) = hours
+    let origin = reader.origin(&[HOURS]);
+    if origin.rank() > reader.origin(&["JWT_EXPIRES_IN"]).rank()
+        && let Some((_, hours)) = hours
     {
-        reader.describe("JWT_EXPIRES_IN", format!("{}s", hours * 3600), Origin::Variable(name));
+        reader.describe("JWT_EXPIRES_IN", format!("{}s", hours * 3600), origin);
         return hours * 3600;
     }
     token_life(reader, "JWT_EXPIRES_IN", DAY_S)
@@ -269,15 +296,8 @@ fn api_keys<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> Vec<super:
             count(Role::Read)
         ),
     };
-    reader.describe(
-        NAME,
-        shown,
-        if keys.is_empty() {
-            Origin::Default
-        } else {
-            Origin::Variable(NAME)
-        },
-    );
+    let origin = reader.origin(&[NAME]);
+    reader.describe(NAME, shown, origin);
     keys
 }
 
@@ -317,15 +337,15 @@ fn trusted_proxies<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> Tru
             );
             (TrustedProxies::None, String::new(), Origin::Default)
         }
-        (Some((name, networks)), None) => {
+        (Some((_, networks)), None) => {
             let shown = networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-            (TrustedProxies::Networks(networks), shown, Origin::Variable(name))
+            let origin = reader.origin(&["TRUSTED_PROXIES"]);
+            (TrustedProxies::Networks(networks), shown, origin)
         }
-        (None, Some((name, hops))) => (
-            TrustedProxies::Hops(hops),
-            format!("{hops} hops"),
-            Origin::Variable(name),
-        ),
+        (None, Some((_, hops))) => {
+            let origin = reader.origin(&["TRUSTED_PROXY_HOPS"]);
+            (TrustedProxies::Hops(hops), format!("{hops} hops"), origin)
+        }
         (None, None) => (TrustedProxies::None, "none".to_owned(), Origin::Default),
     };
     reader.describe("TRUSTED_PROXIES", shown, origin);

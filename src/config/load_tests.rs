@@ -49,15 +49,12 @@ fn flags_beat_variables_and_variables_beat_the_server_url() {
     let look_up = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
     let config = Config::from_env(look_up, &Flags::default()).unwrap();
     assert_eq!(config.listen_address().to_string(), "127.0.0.1:9001");
-    let flags = Flags {
-        port: Some(1),
-        shards: Some(3),
-        host: None,
-    };
+    let flags = Flags::default().with("PORT", "1").with("SYNCKIT_SHARDS", "3");
     let config = Config::from_env(look_up, &flags).unwrap();
     assert_eq!((config.port, config.shards), (1, 3));
     let port = config.describe().iter().find(|setting| setting.name == "PORT").unwrap();
-    assert_eq!((port.value.as_str(), port.origin), ("1", Origin::Flag("--port")));
+    assert_eq!((port.value.as_str(), &port.origin), ("1", &Origin::Flag("PORT")));
+    assert_eq!(port.origin.to_string(), "flag --port");
 }
 
 #[test]

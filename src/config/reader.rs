@@ -1,24 +1,59 @@
 //! Reads variables one by one, remembers where each value came from and collects what is wrong with them.
 
+use super::sources::Sources;
+use super::table;
 use super::values::Expected;
 use std::fmt;
+use std::sync::Arc;
 
 /// Where an effective value came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A command-line flag.
+    /// A command-line flag, by the variable it stands for.
     Flag(&'static str),
     /// An environment variable, under the spelling that was used.
     Variable(&'static str),
+    /// A file that holds nothing else.
+    SecretFile(Arc<str>),
+    /// The configuration file.
+    File {
+        /// The main name of the setting.
+        name: &'static str,
+        /// The file.
+        path: Arc<str>,
+    },
     /// Nobody chose it.
     Default,
+}
+
+impl Origin {
+    /// Which of two origins counts: the greater one.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Self::Flag(_) => 3,
+            Self::Variable(_) | Self::SecretFile(_) => 2,
+            Self::File { .. } => 1,
+            Self::Default => 0,
+        }
+    }
+}
+
+fn flag(name: &str) -> String {
+    let flag = table::find(name).and_then(table::Entry::flag);
+    format!("--{}", flag.as_deref().unwrap_or(name))
+}
+
+fn key(name: &str) -> String {
+    table::find(name).map_or_else(|| name.to_owned(), table::Entry::key)
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flag(name) => write!(f, "flag {name}"),
+            Self::Flag(name) => write!(f, "flag {}", flag(name)),
             Self::Variable(name) => write!(f, "environment {name}"),
+            Self::SecretFile(path) => write!(f, "file {path}"),
+            Self::File { name, path } => write!(f, "key {} in {path}", key(name)),
             Self::Default => f.write_str("default"),
         }
     }
@@ -40,10 +75,12 @@ pub struct Setting {
 #[non_exhaustive]
 pub enum Problem {
     /// The operator wrote something that cannot be understood.
-    #[error("{variable}={value:?} is not valid; accepted: {accepted}")]
+    #[error("{} is not valid; accepted: {accepted}", written(origin, variable, value))]
     Invalid {
         /// The variable as it was spelled.
         variable: &'static str,
+        /// Where the value came from.
+        origin: Origin,
         /// What it holds, or `(hidden)`.
         value: String,
         /// What it may hold.
@@ -59,6 +96,16 @@ pub enum Problem {
         /// What to do.
         remedy: &'static str,
     },
+}
+
+/// A value as the operator wrote it.
+fn written(origin: &Origin, variable: &str, value: &str) -> String {
+    match origin {
+        Origin::Flag(name) => format!("{} {value:?} (flag)", flag(name)),
+        Origin::File { name, path } => format!("{} = {value:?} in {path}", key(name)),
+        Origin::SecretFile(path) => format!("{variable} (from the file {path})"),
+        Origin::Variable(_) | Origin::Default => format!("{variable}={value:?}"),
+    }
 }
 
 /// All problems of a configuration at once, so that one restart is enough to fix them.
@@ -84,34 +131,81 @@ const QUOTED_CHARS_MAX: usize = 80;
 
 pub(super) struct Reader<V> {
     variables: V,
+    /// Everything but the environment.
+    sources: Sources,
     pub(super) problems: Vec<Problem>,
     pub(super) settings: Vec<Setting>,
     pub(super) warnings: Vec<String>,
 }
 
+/// A value that somebody set.
+struct Found {
+    origin: Origin,
+    /// The spelling that was used.
+    name: &'static str,
+    text: String,
+}
+
 impl<V: Fn(&str) -> Option<String>> Reader<V> {
-    pub(super) fn new(variables: V) -> Self {
+    pub(super) fn new(variables: V, sources: Sources) -> Self {
         Self {
             variables,
+            sources,
             problems: Vec::new(),
             settings: Vec::new(),
             warnings: Vec::new(),
         }
     }
 
-    /// The first of `names` that is set, trimmed. Empty and blank values count as unset.
-    pub(super) fn text(&self, names: &[&'static str]) -> Option<(&'static str, String)> {
-        names.iter().find_map(|&name| {
-            let value = (self.variables)(name)?;
-            let value = value.trim();
-            (!value.is_empty()).then(|| (name, value.to_owned()))
-        })
+    /// What counts for a setting: its flag, the first of its variables that is set, its file, its key. Empty and blank
+    /// values count as unset.
+    fn find(&self, names: &[&'static str]) -> Option<Found> {
+        let main = names[0];
+        let found = |origin, name, text: &str| {
+            (!text.trim().is_empty()).then(|| Found {
+                origin,
+                name,
+                text: text.to_owned(),
+            })
+        };
+        let flag = || found(Origin::Flag(main), main, self.sources.flags.value(main)?);
+        let variable = || {
+            let set = |&name: &&'static str| found(Origin::Variable(name), name, &(self.variables)(name)?);
+            names.iter().find_map(set)
+        };
+        let secret = |by_variable| {
+            let secret = self.sources.secrets.get(main)?;
+            let wanted = secret.by_variable == by_variable;
+            found(Origin::SecretFile(secret.path.clone()), main, &secret.text).filter(|_| wanted)
+        };
+        let file = || {
+            let file = self.sources.file.as_ref()?;
+            let origin = Origin::File {
+                name: main,
+                path: file.path.clone(),
+            };
+            found(origin, main, file.value(main)?)
+        };
+        flag()
+            .or_else(variable)
+            .or_else(|| secret(true))
+            .or_else(file)
+            .or_else(|| secret(false))
     }
 
-    /// A variable whose blanks matter.
+    /// The value of the setting with these names, trimmed, and the spelling that was used.
+    pub(super) fn text(&self, names: &[&'static str]) -> Option<(&'static str, String)> {
+        self.find(names).map(|found| (found.name, found.text.trim().to_owned()))
+    }
+
+    /// A setting whose blanks matter.
     pub(super) fn untrimmed(&self, name: &'static str) -> Option<(&'static str, String)> {
-        let value = (self.variables)(name)?;
-        (!value.trim().is_empty()).then_some((name, value))
+        self.find(&[name]).map(|found| (found.name, found.text))
+    }
+
+    /// Where the value of the setting with these names comes from.
+    pub(super) fn origin(&self, names: &[&'static str]) -> Origin {
+        self.find(names).map_or(Origin::Default, |found| found.origin)
     }
 
     /// A value that is there only if somebody set it.
@@ -120,11 +214,12 @@ impl<V: Fn(&str) -> Option<String>> Reader<V> {
         names: &[&'static str],
         parse: impl Fn(&str) -> Result<T, Expected>,
     ) -> Option<(&'static str, T)> {
-        let (name, text) = self.text(names)?;
-        match parse(&text) {
-            Ok(value) => Some((name, value)),
+        let found = self.find(names)?;
+        let text = found.text.trim();
+        match parse(text) {
+            Ok(value) => Some((found.name, value)),
             Err(expected) => {
-                self.invalid(name, &text, expected);
+                self.invalid_from(found.origin, found.name, text, expected);
                 None
             }
         }
@@ -138,11 +233,10 @@ impl<V: Fn(&str) -> Option<String>> Reader<V> {
         parse: impl Fn(&str) -> Result<T, Expected>,
         show: impl Fn(&T) -> String,
     ) -> T {
-        let found = self.optional(names, parse);
-        let origin = found
-            .as_ref()
-            .map_or(Origin::Default, |(name, _)| Origin::Variable(name));
-        let value = found.map_or(default, |(_, value)| value);
+        let (value, origin) = match self.optional(names, parse) {
+            Some((_, value)) => (value, self.origin(names)),
+            None => (default, Origin::Default),
+        };
         self.describe(names[0], show(&value), origin);
         value
     }
@@ -155,17 +249,17 @@ impl<V: Fn(&str) -> Option<String>> Reader<V> {
         parse: impl Fn(&str) -> Result<T, Expected>,
         show: impl Fn(&T) -> String,
     ) -> T {
-        let Some((name, text)) = self.text(names) else {
+        let Some(found) = self.find(names) else {
             self.describe(names[0], show(&default), Origin::Default);
             return default;
         };
-        match parse(&text) {
+        match parse(found.text.trim()) {
             Ok(value) => {
-                self.describe(names[0], show(&value), Origin::Variable(name));
+                self.describe(names[0], show(&value), found.origin);
                 value
             }
             Err(expected) => {
-                self.invalid(name, "(hidden)", expected);
+                self.invalid_from(found.origin, found.name, "(hidden)", expected);
                 default
             }
         }
@@ -176,9 +270,15 @@ impl<V: Fn(&str) -> Option<String>> Reader<V> {
     }
 
     pub(super) fn invalid(&mut self, variable: &'static str, text: &str, expected: Expected) {
+        let origin = self.origin(&[variable]);
+        self.invalid_from(origin, variable, text, expected);
+    }
+
+    fn invalid_from(&mut self, origin: Origin, variable: &'static str, text: &str, expected: Expected) {
         let value = text.chars().take(QUOTED_CHARS_MAX).collect();
         self.problems.push(Problem::Invalid {
             variable,
+            origin,
             value,
             accepted: expected.0,
         });

@@ -2,6 +2,7 @@
 //! whoever enforces it compares and never asks whether it is on.
 
 use super::network::TrustedProxies;
+use super::operation::OperationConfig;
 use super::reader::Setting;
 use super::storage::StorageConfig;
 use std::fmt;
@@ -21,6 +22,8 @@ pub struct Config {
     pub shards: u16,
     /// How sockets are driven.
     pub sockets: SocketChoice,
+    /// How it starts, ends and tells about itself.
+    pub operation: OperationConfig,
     /// Who may connect, and how they prove it.
     pub auth: AuthConfig,
     /// What the HTTP side offers.

@@ -85,6 +85,14 @@ pub(super) fn life(text: &str) -> Result<Life, Expected> {
     }
 }
 
+/// A duration as `JWT_EXPIRES_IN` takes it, in seconds; for command-line arguments.
+///
+/// # Errors
+/// What would have been accepted.
+pub fn duration_s(text: &str) -> Result<u64, String> {
+    life(text).map(|life| life.seconds).map_err(|expected| expected.0)
+}
+
 /// An on/off switch.
 pub(super) fn switch(text: &str) -> Result<bool, Expected> {
     match text.to_ascii_lowercase().as_str() {

@@ -11,7 +11,7 @@ use super::response::{Framing, Response};
 use crate::auth::{Account, Authenticator, LoginResult, RefreshLedger, Subject, Users};
 use crate::clock::Now;
 use crate::config::{Config, DemoLogin, HttpConfig};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Logins per minute and address, and per minute and account (§16.2).
 const LOGINS_PER_MINUTE_MAX: u32 = 10;
@@ -24,7 +24,7 @@ pub struct Api {
     pub(super) url_token: bool,
     pub(super) demo_login: DemoLogin,
     pub(super) auth: Arc<Authenticator>,
-    pub(super) users: Option<Users>,
+    users: RwLock<Option<Arc<Users>>>,
     requests: Mutex<Budgets<AddressGroup>>,
     logins_by_address: Mutex<Budgets<AddressGroup>>,
     logins_by_account: Mutex<Budgets<String>>,
@@ -40,12 +40,22 @@ impl Api {
             url_token: config.auth.url_token,
             demo_login: config.auth.demo_login,
             auth,
-            users,
+            users: RwLock::new(users.map(Arc::new)),
             requests: Mutex::new(requests),
             logins_by_address: Mutex::new(Budgets::new(LOGINS_PER_MINUTE_MAX, TABLE_CAPACITY)),
             logins_by_account: Mutex::new(Budgets::new(LOGINS_PER_MINUTE_MAX, TABLE_CAPACITY)),
             ledger: Mutex::new(RefreshLedger::default()),
         }
+    }
+
+    /// Other accounts from now on.
+    pub fn replace_users(&self, users: Option<Users>) {
+        *self.users.write().unwrap_or_else(PoisonError::into_inner) = users.map(Arc::new);
+    }
+
+    /// The accounts of the users file, if there is one.
+    pub(super) fn users(&self) -> Option<Arc<Users>> {
+        self.users.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The framing for an answer to `head`.

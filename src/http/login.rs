@@ -15,7 +15,7 @@ const EMAIL_BYTES_MAX: usize = 320;
 
 /// `POST /auth/login`. With a users file only its accounts exist; the demo login is for servers without one.
 pub(super) fn login(body: &Value, address: AddressGroup, api: &Api, now: Now) -> Answer {
-    if api.users.is_none() && api.demo_login == DemoLogin::Off {
+    if api.users().is_none() && api.demo_login == DemoLogin::Off {
         return Answer::Respond(Response::error(403, "Login is disabled"));
     }
     let (Some(email), Some(password)) = (text(body, "email"), text(body, "password")) else {
@@ -24,7 +24,7 @@ pub(super) fn login(body: &Value, address: AddressGroup, api: &Api, now: Now) ->
     if email.len() > EMAIL_BYTES_MAX {
         return Answer::Respond(Response::error(400, "Email too long"));
     }
-    match &api.users {
+    match api.users() {
         Some(users) => match api.count_login(address, email, now) {
             Ok(()) => Answer::Blocking(users.login(email, password.to_owned())),
             Err(seconds) => Answer::Respond(too_many(seconds)),
@@ -97,7 +97,7 @@ fn refreshed(claims: RefreshClaims, api: &Api) -> Option<Subject> {
         demo,
         ..
     } = claims;
-    match &api.users {
+    match api.users() {
         Some(users) => {
             let account = users.account(email.as_deref()?)?.clone();
             Some(Subject {

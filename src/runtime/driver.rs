@@ -13,6 +13,7 @@ use super::sys;
 use crate::clock::Now;
 use crate::handler::{Effect, Handler};
 use crate::ids::ShardId;
+use crate::histogram::Durations;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,8 +25,6 @@ const YIELD_AFTER_US: u64 = 1_500;
 /// cost more than the messages. The executor has nothing else to do meanwhile but the tick, and is let in at least every
 /// [`YIELD_AFTER_US`].
 const NAP_US: u64 = 1_000;
-/// How long a shard may take to drain before it gives up.
-const DRAIN_US_MAX: u64 = 9_000_000;
 /// How often a draining shard looks at the others, should their doorbell be missed.
 const DRAIN_CHECK_US: u64 = 50_000;
 /// The longest sleep: bounds whatever wake-up might get lost, at two wake-ups a second.
@@ -81,6 +80,8 @@ pub(super) struct Driver<H: Handler, L> {
     pub engine: Engine<H, L>,
     pub mesh: Arc<Mesh<H::Mail, H::Moved>>,
     pub clock: Clock,
+    /// See [`super::RuntimeConfig::drain_us_max`].
+    pub drain_us_max: u64,
     /// When the timer is set to expire (or has).
     pub timer_us: u64,
 }
@@ -102,15 +103,19 @@ impl<H: Handler, L: Sockets> Driver<H, L> {
         let stats = &all_stats[self.shard.index()];
         let mut effects = Vec::new();
         let mut drain_until_us = None;
+        let mut listening = true;
         let mut yielded_us = self.clock.mono_us();
         loop {
             let now = self.clock.now();
             if drain_until_us.is_none() && self.mesh.is_stopping() {
-                drain_until_us = Some(now.mono_us + DRAIN_US_MAX);
-                self.engine.sockets().stop_listening();
+                drain_until_us = Some(now.mono_us + self.drain_us_max);
                 self.handler.shut_down(now);
             }
             let worked = self.turn(now, &mut effects, stats);
+            if listening && drain_until_us.is_some() && !self.handler.is_accepting() {
+                self.engine.sockets().stop_listening();
+                listening = false;
+            }
             if let Some(until) = drain_until_us
                 && (self.is_drained() || now.mono_us >= until)
             {
@@ -153,6 +158,7 @@ impl<H: Handler, L: Sockets> Driver<H, L> {
         stats::add(&stats.turns, 1);
         stats::add(&stats.turn_us_total, turn_us);
         stats::raise(&stats.turn_us_max, turn_us);
+        stats::add(&stats.turn_buckets[Durations::bucket(turn_us)], 1);
         stats.connections.store(self.engine.connections(), Ordering::Relaxed);
     }
 

@@ -32,6 +32,39 @@ pub(super) fn open(address: SocketAddr, count: u16, backlog: i32) -> Result<(Vec
     Ok((listeners, resolved))
 }
 
+/// Makes listeners that somebody else opened ours: the same options and backlog, one handle for each shard.
+pub(super) fn adopt(
+    inherited: Vec<OwnedFd>,
+    count: u16,
+    backlog: i32,
+) -> Result<(Vec<OwnedFd>, SocketAddr), StartError> {
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    let failed = |source| StartError::from_listen(unknown, source);
+    let mut address = None;
+    let mut adopted = Vec::new();
+    for socket in inherited {
+        let listener = TcpListener::from(socket);
+        let own = listener.local_addr().map_err(failed)?;
+        if *address.get_or_insert(own) != own {
+            return Err(StartError::Configuration(
+                "the sockets of the service manager must all have the same address",
+            ));
+        }
+        let socket = OwnedFd::from(listener);
+        let prepare = || -> io::Result<()> {
+            set_inherited_options(&socket)?;
+            // Calling it again only changes the backlog.
+            sys::listen(socket.as_fd(), backlog)
+        };
+        prepare().map_err(failed)?;
+        adopted.push(socket);
+    }
+    let address = address.ok_or(StartError::Configuration("no socket was handed over"))?;
+    let share = |index: usize| adopted[index % adopted.len()].try_clone().map_err(failed);
+    let listeners = (0..usize::from(count)).map(share).collect::<Result<Vec<_>, _>>()?;
+    Ok((listeners, address))
+}
+
 fn open_first(address: &SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     let socket = prepared(address)?;
     sys::bind(socket.as_fd(), address)?;
@@ -53,14 +86,19 @@ fn prepared(address: &SocketAddr) -> io::Result<OwnedFd> {
     let socket = sys::tcp_socket(address)?;
     // Without it a restart would have to wait for the former process's connections to leave TIME_WAIT.
     sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    for (option, value) in KEEPALIVE {
-        sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, option, value)?;
-    }
+    set_inherited_options(&socket)?;
     if address.is_ipv6() {
         // `[::]` is meant to serve IPv4 too, whatever net.ipv6.bindv6only says.
         sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
     }
     Ok(socket)
+}
+
+/// Options that accepted connections take over from their listener.
+fn set_inherited_options(socket: &OwnedFd) -> io::Result<()> {
+    sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    KEEPALIVE
+        .iter()
+        .try_for_each(|(option, value)| sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, *option, *value))
 }

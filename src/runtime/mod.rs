@@ -16,7 +16,9 @@ mod direct;
 mod driver;
 mod engine;
 mod error;
+pub mod inherited;
 mod listen;
+pub mod machine;
 mod mesh;
 mod ordinary;
 mod probe;
@@ -28,9 +30,9 @@ mod sys;
 
 pub use error::{RuntimeError, StartError};
 pub use mesh::Mailer;
-pub use signals::StopSignals;
+pub use signals::{Signal, Signals};
 pub use stats::ShardStats;
-pub use sys::refuse_huge_pages;
+pub use sys::{monotonic_us, refuse_huge_pages};
 
 use crate::handler::Handler;
 use crate::ids::ShardId;
@@ -80,6 +82,8 @@ pub struct RuntimeConfig {
     /// Direct descriptors: sockets per ring at most, 0 for as many as the descriptor limit allows. More rings are added as
     /// they fill.
     pub ring_sockets_max: u32,
+    /// How long shards may take to drain before they give up what they still have, in microseconds.
+    pub drain_us_max: u64,
 }
 
 /// A running server.
@@ -193,6 +197,16 @@ pub fn start<H: Handler + 'static>(
     config: RuntimeConfig,
     make: impl Fn(ShardId) -> H + Send + Sync + Clone + 'static,
 ) -> Result<Running<H::Mail>, StartError> {
+    start_on(config, Vec::new(), make)
+}
+
+/// As [`start`], with listeners that somebody else opened (socket activation) instead of [`RuntimeConfig::listen`]. With
+/// fewer of them than shards, shards share them.
+pub fn start_on<H: Handler + 'static>(
+    config: RuntimeConfig,
+    inherited: Vec<OwnedFd>,
+    make: impl Fn(ShardId) -> H + Send + Sync + Clone + 'static,
+) -> Result<Running<H::Mail>, StartError> {
     if config.shards == 0 || config.shards > SHARDS_MAX {
         return Err(StartError::Configuration(
             "the number of shards must be between 1 and 1023",
@@ -206,7 +220,11 @@ pub fn start<H: Handler + 'static>(
         SocketLayer::DirectDescriptors => listen::BACKLOG.min(direct::backlog(files)),
         _ => listen::BACKLOG,
     };
-    let (listeners, local_addr) = listen::open(config.listen, config.shards, backlog)?;
+    let (listeners, local_addr) = if inherited.is_empty() {
+        listen::open(config.listen, config.shards, backlog)?
+    } else {
+        listen::adopt(inherited, config.shards, backlog)?
+    };
     let processors = sys::allowed_processors().map_err(probe::system("asking for the allowed processors"))?;
     let mesh = Mesh::new(config.shards).map_err(probe::system("making the doorbells"))?;
     let mesh: Arc<Mesh<H::Mail, H::Moved>> = Arc::new(mesh);
@@ -227,6 +245,7 @@ pub fn start<H: Handler + 'static>(
         let cpu = processors[index % processors.len()];
         let (mesh, make, report) = (Arc::clone(&mesh), make.clone(), report.clone());
         let place = Place {
+            drain_us_max: config.drain_us_max,
             shard,
             layer,
             listener,
@@ -269,6 +288,7 @@ struct Place {
     listener: OwnedFd,
     ipv4: bool,
     files: u32,
+    drain_us_max: u64,
 }
 
 async fn run_shard<H: Handler + 'static>(
@@ -284,6 +304,7 @@ async fn run_shard<H: Handler + 'static>(
         listener,
         ipv4,
         files,
+        drain_us_max,
     } = place;
     if layer == SocketLayer::DirectDescriptors {
         let sockets = Direct::new(
@@ -293,10 +314,10 @@ async fn run_shard<H: Handler + 'static>(
             Arc::clone(&mesh) as Arc<dyn ReceivingRings>,
             files,
         );
-        drive(shard, sockets, mesh, make, clock, report).await;
+        drive(shard, sockets, mesh, make, (clock, drain_us_max), report).await;
     } else {
         let sockets = Ordinary::new(listener, mesh.bell(shard));
-        drive(shard, sockets, mesh, make, clock, report).await;
+        drive(shard, sockets, mesh, make, (clock, drain_us_max), report).await;
     }
 }
 
@@ -305,7 +326,7 @@ async fn drive<H: Handler + 'static, L: Sockets>(
     sockets: std::io::Result<L>,
     mesh: Arc<Mesh<H::Mail, H::Moved>>,
     make: impl Fn(ShardId) -> H,
-    clock: Clock,
+    (clock, drain_us_max): (Clock, u64),
     report: Report,
 ) {
     match sockets {
@@ -317,6 +338,7 @@ async fn drive<H: Handler + 'static, L: Sockets>(
                 engine,
                 mesh,
                 clock,
+                drain_us_max,
                 timer_us: 0,
             };
             let _ = report.send((shard, Ok(())));

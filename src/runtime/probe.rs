@@ -52,7 +52,7 @@ pub(super) fn check(shards: u16) -> Result<(), StartError> {
 /// Connections the descriptor limit allows with ordinary descriptors.
 pub(super) fn ordinary_connections_max(shards: u16) -> u64 {
     let limit = sys::soft_limit(libc::RLIMIT_NOFILE).unwrap_or(1024);
-    limit.saturating_sub(DESCRIPTORS_BASE + DESCRIPTORS_PER_SHARD * u64::from(shards))
+    limit.saturating_sub(descriptors_needed(shards))
 }
 
 pub(super) fn system(step: &'static str) -> impl Fn(io::Error) -> StartError {
@@ -69,8 +69,13 @@ fn check_memlock(limit_bytes: u64) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Descriptors the process uses before its first connection.
+pub(super) fn descriptors_needed(shards: u16) -> u64 {
+    DESCRIPTORS_BASE + u64::from(shards) * DESCRIPTORS_PER_SHARD
+}
+
 fn check_descriptors(limit: u64, shards: u16) -> Result<(), StartError> {
-    let needed = DESCRIPTORS_BASE + u64::from(shards) * DESCRIPTORS_PER_SHARD;
+    let needed = descriptors_needed(shards);
     if limit < needed {
         return Err(StartError::DescriptorLimitTooLow { limit, needed, shards });
     }

@@ -1,6 +1,7 @@
 //! What each shard tells about itself: counters that its own thread writes and anyone may read.
 
 use crate::shard::context::Measured;
+use crate::histogram::{BUCKETS, Durations};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One shard's counters. Written by the shard only (`mailbox_depth` by senders too), read with no ordering between them.
@@ -32,16 +33,27 @@ pub struct ShardStats {
     pub turn_us_total: AtomicU64,
     /// The longest turn.
     pub turn_us_max: AtomicU64,
+    /// How many turns fell into each bucket of [`Durations`]; the last one holds those beyond all.
+    pub turn_buckets: [AtomicU64; BUCKETS + 1],
     /// How often accepting was suspended because descriptors or memory ran out.
     pub accept_backoffs: AtomicU64,
 }
 
 impl ShardStats {
+    /// Grows at least twice a second while the shard's loop runs, idle or not.
+    pub fn progress(&self) -> u64 {
+        let turns = self.turns.load(Ordering::Relaxed);
+        turns.wrapping_add(self.sleeps.load(Ordering::Relaxed))
+    }
+
     /// What the shard itself reports in its metrics.
     pub fn measured(&self) -> Measured {
+        let count = |index: usize| self.turn_buckets[index].load(Ordering::Relaxed);
+        let turn_us = self.turn_us_total.load(Ordering::Relaxed);
         Measured {
+            turn_time: Durations::from_parts(std::array::from_fn(count), count(BUCKETS)).with_sum(turn_us),
             turns: self.turns.load(Ordering::Relaxed),
-            turn_us: self.turn_us_total.load(Ordering::Relaxed),
+            turn_us,
             turn_us_max: self.turn_us_max.load(Ordering::Relaxed),
             mailbox_letters: self.mailbox_depth.load(Ordering::Relaxed),
         }

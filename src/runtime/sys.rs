@@ -277,6 +277,41 @@ pub(super) fn listen(socket: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
+/// Takes over a listening socket that this process was started with. Says what is wrong with it.
+pub(super) fn take_listener(descriptor: RawFd) -> Result<OwnedFd, String> {
+    let (mut listening, mut length) = (0, length_of::<libc::c_int>());
+    // SAFETY: the value and its length live across the call.
+    let asked = unsafe {
+        libc::getsockopt(
+            descriptor,
+            libc::SOL_SOCKET,
+            libc::SO_ACCEPTCONN,
+            (&raw mut listening).cast(),
+            &raw mut length,
+        )
+    };
+    check(asked).map_err(|error| format!("descriptor {descriptor} of the service manager: {error}"))?;
+    if listening != 1 {
+        return Err(format!("descriptor {descriptor} of the service manager does not listen"));
+    }
+    // SAFETY: no pointers are passed. The kernel knew the descriptor a moment ago.
+    let prepared = unsafe {
+        libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC)
+            | libc::fcntl(descriptor, libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK)
+    };
+    check(prepared).map_err(|error| format!("descriptor {descriptor} of the service manager: {error}"))?;
+    // SAFETY: the descriptor is open, and the service manager's convention makes it ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Microseconds of CLOCK_MONOTONIC, the clock that service managers compare with.
+pub fn monotonic_us() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` lives across the call; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
+}
+
 /// Keeps the kernel from backing the heap with huge pages. The allocator asks for them, and a connection at rest is a few
 /// hundred scattered bytes: with huge pages the resident size grows in steps of 2 MiB, most of them empty.
 pub fn refuse_huge_pages() -> io::Result<()> {

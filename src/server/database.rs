@@ -103,10 +103,10 @@ fn reach(place: &str, config: &StorageConfig, migrate: &Migrate) -> Result<(), T
 impl Database {
     /// What shards need of it.
     pub fn link(&self) -> StorageLink {
-        let (health, troubled) = (self.health.clone(), self.health.clone());
+        let (health, troubled, waiting) = (self.health.clone(), self.health.clone(), self.queues.waiting());
         StorageLink {
             submit: self.queues.submit(),
-            health: Box::new(move || facts(&health)),
+            health: Box::new(move || facts(&health, waiting())),
             troubled_ms: Box::new(move || troubled.troubled_ms()),
         }
     }
@@ -119,7 +119,7 @@ impl Database {
     }
 }
 
-fn facts(health: &Health) -> StorageFacts {
+fn facts(health: &Health, (stores_waiting, loads_waiting): (u64, u64)) -> StorageFacts {
     let report = health.report();
     StorageFacts {
         available: report.available,
@@ -131,5 +131,8 @@ fn facts(health: &Health) -> StorageFacts {
         refused: report.refused,
         retries: report.retries,
         store_us: report.store_us,
+        stores_waiting,
+        loads_waiting,
+        store_time: report.store_time,
     }
 }

@@ -4,7 +4,9 @@
 use super::Metrics;
 use super::Shard;
 use super::StorageFacts;
+use super::context::Context;
 use crate::http::{BackendState, DocumentFacts, HealthFacts, Question, Response, SnapshotFacts, answers};
+use crate::session::{Flags, Stage};
 use rand::Rng;
 use serde_json::json;
 
@@ -84,7 +86,7 @@ impl Shard {
     }
 
     /// The counters with the gauges of this moment.
-    fn measured(&self) -> Metrics {
+    pub(super) fn measured(&self) -> Metrics {
         let mut measured = self.metrics.clone();
         measured.connections = self.sessions.len() as u64;
         measured.websockets = self.websockets;
@@ -93,13 +95,18 @@ impl Shard {
         (measured.turns, measured.turn_us, measured.turn_us_max) =
             (runtime.turns, runtime.turn_us, runtime.turn_us_max);
         measured.mailbox_letters = runtime.mailbox_letters;
+        measured.turn_time = runtime.turn_time;
         measured.documents = self.library.len() as u64;
         self.measure_storage(&mut measured);
-        measured.outbox_bytes = self
-            .sessions
-            .iter()
-            .map(|(_, session)| session.queued_bytes() as u64)
-            .sum();
+        for (_, session) in self.sessions.iter() {
+            measured.outbox_bytes += session.queued_bytes() as u64;
+            match session.stage {
+                Stage::Http | Stage::Lingering => measured.http_connections += 1,
+                Stage::Closing => measured.closing += 1,
+                Stage::Open if !session.flags.has(Flags::AUTHENTICATED) => measured.unauthenticated += 1,
+                Stage::Open => {}
+            }
+        }
         measured
     }
 
@@ -123,6 +130,9 @@ impl Shard {
             measured.storage_refused = facts.refused;
             measured.storage_retries = facts.retries;
             measured.storage_us = facts.store_us;
+            measured.storage_stores_waiting = facts.stores_waiting;
+            measured.storage_loads_waiting = facts.loads_waiting;
+            measured.store_time = facts.store_time;
         }
     }
 
@@ -209,7 +219,7 @@ impl Shard {
 }
 
 /// One response from what all asked shards found.
-pub(super) fn respond(question: &Question, findings: Vec<Findings>, unix_ms: u64) -> Response {
+pub(super) fn respond(question: &Question, findings: Vec<Findings>, unix_ms: u64, context: &Context) -> Response {
     match question {
         Question::Health { details } => {
             let mut sum = HealthFacts::default();
@@ -247,7 +257,8 @@ pub(super) fn respond(question: &Question, findings: Vec<Findings>, unix_ms: u64
             });
             let shards: Vec<Metrics> = shards.collect();
             if *prometheus {
-                return answers::metrics_prometheus(Metrics::prometheus(&shards));
+                let text = Metrics::prometheus(&shards) + &context.process_metrics();
+                return answers::metrics_prometheus(text);
             }
             let mut total = Metrics::default();
             shards.iter().for_each(|shard| total.add(shard));

@@ -71,6 +71,7 @@ impl Shard {
     /// `auth_error`, and the close that follows it.
     fn refuse_auth(&mut self, slot: Slot, id: Option<Raw<'_>>, refusal: Refusal) {
         self.metrics.refused(refusal.code);
+        self.sample_peer_error(refusal.code, refusal.error);
         self.send_auth_error(slot, id, refusal.error, refusal.code);
         let Some(session) = self.sessions.at_mut(slot) else {
             return;

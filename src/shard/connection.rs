@@ -304,6 +304,7 @@ impl Shard {
 
     fn violated(&mut self, slot: Slot, violation: Violation) {
         self.metrics.refused("WEBSOCKET");
+        self.sample_peer_error("WEBSOCKET", violation.reason());
         if self.stage(slot) == Some(Stage::Open) {
             // The socket stays open for a moment: closing it with unread bytes would reset it before the peer has read why.
             self.close(slot, violation.close_code(), violation.reason());

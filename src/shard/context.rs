@@ -5,6 +5,7 @@ use super::storehouse::StorageLink;
 use crate::auth::{Authenticator, LoginWork};
 use crate::clock::Now;
 use crate::config::{Config, LimitsConfig, TrustedProxies};
+use crate::histogram::Durations;
 use crate::http::Api;
 use crate::ids::{SessionRef, ShardId};
 use hashbrown::HashMap;
@@ -23,6 +24,8 @@ pub struct Measured {
     pub turn_us_max: u64,
     /// Letters waiting in the shard's mailbox.
     pub mailbox_letters: u64,
+    /// How long turns took, in microseconds.
+    pub turn_time: Durations,
 }
 
 /// Asks the runtime what it measured.
@@ -50,6 +53,7 @@ pub struct Context {
     /// Where documents are stored, if they are.
     pub storage: Option<StorageLink>,
     measure: OnceLock<Measure>,
+    process: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
     connections_max: AtomicUsize,
     websockets: AtomicUsize,
     documents: AtomicUsize,
@@ -84,6 +88,7 @@ impl Context {
             run_blocking: parts.run_blocking,
             storage: parts.storage,
             measure: OnceLock::new(),
+            process: OnceLock::new(),
             connections_max: AtomicUsize::new(if configured == 0 { usize::MAX } else { configured }),
             websockets: AtomicUsize::new(0),
             documents: AtomicUsize::new(0),
@@ -99,6 +104,16 @@ impl Context {
     /// What the runtime measured of a shard; zeroes without a runtime.
     pub fn measured(&self, shard: ShardId) -> Measured {
         self.measure.get().map(|measure| measure(shard)).unwrap_or_default()
+    }
+
+    /// Says where metrics of the whole process come from, as complete families of Prometheus' text format; once.
+    pub fn describe_process_with(&self, describe: Box<dyn Fn() -> String + Send + Sync>) {
+        let _ = self.process.set(describe);
+    }
+
+    /// Metrics of the whole process; nothing without [`Context::describe_process_with`].
+    pub fn process_metrics(&self) -> String {
+        self.process.get().map(|describe| describe()).unwrap_or_default()
     }
 
     /// Says how many connections the runtime can hold; used unless the operator chose a number.

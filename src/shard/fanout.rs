@@ -37,6 +37,7 @@ impl Shard {
         } else {
             0
         };
+        self.metrics.fan_out.observe(listeners as u64);
         for index in 0..listeners {
             let listener = self.audiences.at(audience).listeners[index];
             let slot = listener.slot;

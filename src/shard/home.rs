@@ -181,7 +181,8 @@ impl Shard {
         }
         shelf.changed_us = now_us;
         let due_us = shelf.flushed_us + window_us;
-        if due_us <= now_us || shelf.flushed_us == 0 {
+        // While the server ends nobody waits for a window: listeners are being closed.
+        if due_us <= now_us || shelf.flushed_us == 0 || self.draining {
             self.library.changed.push(place);
         } else {
             self.deadlines.at(due_us, Due::Flush(place));
@@ -228,6 +229,7 @@ impl Shard {
         }
         self.metrics.flushed(now_us.saturating_sub(changed_us));
         self.metrics.fields_flushed += fields.len() as u64;
+        self.metrics.flush_fields.observe(fields.len() as u64);
         let fan_out = Arc::new(FieldsFanOut {
             document: shelf.id.clone(),
             clock: shelf.fields.clock(),

@@ -13,12 +13,14 @@ use crate::ids::{SessionRef, ShardId};
 use crate::protocol::Fault;
 use crate::saved::Answer;
 use crate::session::Session;
+use crate::shard::Metrics;
 use crate::shard::answers::Findings;
 use crate::shard::context::AddressKey;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 /// The id of a document, shared by everything that names it.
 pub type DocumentId = Arc<str>;
@@ -100,6 +102,8 @@ pub enum Mail {
     },
     /// From a shard: its part of the answer.
     Answered { ticket: u64, findings: Box<Findings> },
+    /// From outside: say how you are.
+    Measure(SyncSender<(ShardId, Box<Metrics>)>),
     /// From storage: answers to what this shard asked.
     Storage(Vec<Answer>),
     /// From a blocking thread: the HTTP response to a login.
@@ -215,6 +219,8 @@ pub struct Write {
     pub client: Option<Box<str>>,
     /// Address key, for the limits of new documents.
     pub address: AddressKey,
+    /// When it was read, in monotonic microseconds.
+    pub read_us: u64,
 }
 
 impl Write {

@@ -1,5 +1,6 @@
 //! What a shard counts. Plain numbers, written by one core and copied when somebody asks.
 
+use crate::histogram::{Durations, Sizes};
 use crate::http::{AckFacts, BroadcastFacts, DeltaFacts, LatencyFacts, MetricsFacts, SendFacts};
 use crate::protocol::Kind;
 use std::collections::BTreeMap;
@@ -62,13 +63,27 @@ pub struct Metrics {
     pub storage_refused: u64,
     pub storage_retries: u64,
     pub storage_us: u64,
+    pub http_connections: u64,
+    pub unauthenticated: u64,
+    pub closing: u64,
+    pub storage_stores_waiting: u64,
+    pub storage_loads_waiting: u64,
+    pub ack_latency: Durations,
+    pub flush_wait: Durations,
+    pub flush_fields: Sizes,
+    pub fan_out: Sizes,
+    pub turn_time: Durations,
+    pub store_time: Durations,
     received: [u64; Kind::COUNT],
     sent: [u64; Kind::COUNT],
     refused: BTreeMap<&'static str, u64>,
     closed: BTreeMap<u16, u64>,
 }
 
-/// Name without prefix, help, type, value.
+/// Single numbers that are told.
+const ROWS: usize = 58;
+
+/// Name without prefix, help, type, value. Names in microseconds or milliseconds are told in seconds.
 type Row = (&'static str, &'static str, &'static str, u64);
 
 impl Metrics {
@@ -96,6 +111,7 @@ impl Metrics {
     pub fn flushed(&mut self, wait_us: u64) {
         self.flushes += 1;
         self.flush_wait_us += wait_us;
+        self.flush_wait.observe(wait_us);
         self.flush_wait_us_max = self.flush_wait_us_max.max(wait_us);
     }
 
@@ -113,6 +129,12 @@ impl Metrics {
         }
         self.flush_wait_us_max = self.flush_wait_us_max.max(other.flush_wait_us_max);
         self.turn_us_max = self.turn_us_max.max(other.turn_us_max);
+        self.ack_latency.add(&other.ack_latency);
+        self.flush_wait.add(&other.flush_wait);
+        self.flush_fields.add(&other.flush_fields);
+        self.fan_out.add(&other.fan_out);
+        self.turn_time.add(&other.turn_time);
+        self.store_time.add(&other.store_time);
         for index in 0..Kind::COUNT {
             self.received[index] += received[index];
             self.sent[index] += sent[index];
@@ -126,7 +148,7 @@ impl Metrics {
     }
 
     /// Everything that is simply summed.
-    fn numbers(&mut self) -> [&mut u64; 51] {
+    fn numbers(&mut self) -> [&mut u64; 56] {
         [
             &mut self.connections,
             &mut self.websockets,
@@ -179,7 +201,48 @@ impl Metrics {
             &mut self.storage_refused,
             &mut self.storage_retries,
             &mut self.storage_us,
+            &mut self.http_connections,
+            &mut self.unauthenticated,
+            &mut self.closing,
+            &mut self.storage_stores_waiting,
+            &mut self.storage_loads_waiting,
         ]
+    }
+
+    /// Tells the log how the shard is (SIGUSR1).
+    pub fn log(&self, shard: crate::ids::ShardId) {
+        let sum = |counts: &[u64]| counts.iter().sum::<u64>();
+        tracing::info!(
+            shard = shard.0,
+            connections = self.connections,
+            websockets = self.websockets,
+            subscriptions = self.subscriptions,
+            documents = self.documents,
+            document_bytes = self.document_bytes,
+            loading_documents = self.loading_documents,
+            unsaved_documents = self.unsaved_documents,
+            withheld_acks = self.withheld_acks,
+            outbox_bytes = self.outbox_bytes,
+            mailbox_letters = self.mailbox_letters,
+            messages_received = sum(&self.received),
+            messages_sent = sum(&self.sent),
+            deliveries = self.deliveries,
+            slow_consumers = self.slow_consumers,
+            turns = self.turns,
+            turn_us_max = self.turn_us_max,
+            refused = ?self.refused,
+            closed = ?self.closed,
+            "state"
+        );
+        if shard.index() == 0 {
+            tracing::info!(
+                storage_up = self.storage_up,
+                storage_unavailable_ms = self.storage_unavailable_ms,
+                storage_commits = self.storage_commits,
+                storage_retries = self.storage_retries,
+                "state of the database"
+            );
+        }
     }
 
     /// The members of the C# server's `/metrics` that this server can fill (docs/protocol.md §16.1).
@@ -227,7 +290,7 @@ impl Metrics {
         }
     }
 
-    fn rows(&self) -> [Row; 53] {
+    fn rows(&self) -> [Row; ROWS] {
         [
             ("connections", "Open sockets", "gauge", self.connections),
             ("websockets", "Open WebSocket connections", "gauge", self.websockets),
@@ -321,20 +384,20 @@ impl Metrics {
                 self.fields_flushed,
             ),
             (
-                "flush_wait_us_total",
-                "Microseconds changes waited for their flush",
+                "flush_wait_sum_us_total",
+                "Time changes waited for their flush",
                 "counter",
                 self.flush_wait_us,
             ),
             (
                 "flush_wait_us_max",
-                "Longest such wait in microseconds",
+                "Longest such wait",
                 "gauge",
                 self.flush_wait_us_max,
             ),
             ("turns_total", "Loop turns with work", "counter", self.turns),
-            ("turn_us_total", "Microseconds spent in them", "counter", self.turn_us),
-            ("turn_us_max", "Longest turn in microseconds", "gauge", self.turn_us_max),
+            ("turn_us_total", "Time spent in loop turns", "counter", self.turn_us),
+            ("turn_us_max", "Longest loop turn", "gauge", self.turn_us_max),
             (
                 "encodings_total",
                 "Encodings of flushes shared by many connections",
@@ -431,7 +494,7 @@ impl Metrics {
             ("storage_up", "Whether the database answers", "gauge", self.storage_up),
             (
                 "storage_unavailable_ms",
-                "Milliseconds for which it has not",
+                "How long the database has not answered",
                 "gauge",
                 self.storage_unavailable_ms,
             ),
@@ -473,9 +536,39 @@ impl Metrics {
             ),
             (
                 "storage_us_total",
-                "Microseconds spent in transactions",
+                "Time spent in transactions",
                 "counter",
                 self.storage_us,
+            ),
+            (
+                "http_connections",
+                "Open connections that are no WebSockets",
+                "gauge",
+                self.http_connections,
+            ),
+            (
+                "unauthenticated_connections",
+                "WebSockets that have not authenticated yet",
+                "gauge",
+                self.unauthenticated,
+            ),
+            (
+                "closing_connections",
+                "WebSockets that are being closed",
+                "gauge",
+                self.closing,
+            ),
+            (
+                "storage_stores_waiting",
+                "Documents waiting to be written",
+                "gauge",
+                self.storage_stores_waiting,
+            ),
+            (
+                "storage_loads_waiting",
+                "Requests waiting to read documents",
+                "gauge",
+                self.storage_loads_waiting,
             ),
         ]
     }
@@ -485,8 +578,10 @@ impl Metrics {
         let mut total = Metrics::default();
         shards.iter().for_each(|shard| total.add(shard));
         let mut text = String::new();
-        let rows: Vec<[Row; 53]> = shards.iter().map(Metrics::rows).collect();
+        let rows: Vec<[Row; ROWS]> = shards.iter().map(Metrics::rows).collect();
         for (at, (name, help, kind, value)) in total.rows().into_iter().enumerate() {
+            let (name, unit) = in_base_units(name);
+            let value = unit.of(value);
             let _ = writeln!(
                 text,
                 "# HELP synckit_{name} {help}\n# TYPE synckit_{name} {kind}\nsynckit_{name} {value}"
@@ -496,9 +591,11 @@ impl Metrics {
                 "# HELP synckit_shard_{name} {help}, per shard\n# TYPE synckit_shard_{name} {kind}"
             );
             for (shard, rows) in rows.iter().enumerate() {
-                let _ = writeln!(text, "synckit_shard_{name}{{shard=\"{shard}\"}} {}", rows[at].3);
+                let value = unit.of(rows[at].3);
+                let _ = writeln!(text, "synckit_shard_{name}{{shard=\"{shard}\"}} {value}");
             }
         }
+        write_histograms(&mut text, shards);
         total.write_labelled(&mut text);
         text
     }
@@ -538,6 +635,83 @@ impl Metrics {
     }
 }
 
+/// What a number is divided by to be told in base units.
+#[derive(Clone, Copy)]
+struct Unit(u32);
+
+impl Unit {
+    fn of(self, value: u64) -> String {
+        match self.0 {
+            1 => value.to_string(),
+            per => (value as f64 / f64::from(per)).to_string(),
+        }
+    }
+}
+
+/// Prometheus wants seconds.
+fn in_base_units(name: &str) -> (String, Unit) {
+    let words = |from, to| {
+        name.split('_')
+            .map(|word| if word == from { to } else { word })
+            .collect::<Vec<_>>()
+            .join("_")
+    };
+    if name.split('_').any(|word| word == "us") {
+        (words("us", "seconds"), Unit(1_000_000))
+    } else if name.split('_').any(|word| word == "ms") {
+        (words("ms", "seconds"), Unit(1_000))
+    } else {
+        (name.to_owned(), Unit(1))
+    }
+}
+
+fn write_histograms(text: &mut String, shards: &[Metrics]) {
+    let mut family = |name: &str, help: &str, write: &dyn Fn(&mut String, &Metrics, &str, &str)| {
+        let _ = writeln!(
+            text,
+            "# HELP synckit_{name} {help}, per shard\n# TYPE synckit_{name} histogram"
+        );
+        for (index, shard) in shards.iter().enumerate() {
+            write(text, shard, &format!("synckit_{name}"), &format!("shard=\"{index}\","));
+        }
+    };
+    family(
+        "ack_latency_seconds",
+        "Time from reading a write to queueing its acknowledgement, counted in loop turns",
+        &|text, shard, name, labels| shard.ack_latency.write(text, name, labels, 1e6),
+    );
+    family(
+        "flush_wait_seconds",
+        "Time the first change of a flush waited for it",
+        &|text, shard, name, labels| shard.flush_wait.write(text, name, labels, 1e6),
+    );
+    family(
+        "flush_fields",
+        "Fields sent by one flush",
+        &|text, shard, name, labels| {
+            shard.flush_fields.write(text, name, labels, 1.0);
+        },
+    );
+    family(
+        "fan_out_listeners",
+        "Local listeners of a flushed document",
+        &|text, shard, name, labels| shard.fan_out.write(text, name, labels, 1.0),
+    );
+    family(
+        "turn_duration_seconds",
+        "Duration of loop turns with work",
+        &|text, shard, name, labels| shard.turn_time.write(text, name, labels, 1e6),
+    );
+    let _ = writeln!(
+        text,
+        "# HELP synckit_storage_commit_seconds Duration of transactions that wrote documents\n\
+         # TYPE synckit_storage_commit_seconds histogram"
+    );
+    let mut all = Durations::default();
+    shards.iter().for_each(|shard| all.add(&shard.store_time));
+    all.write(text, "synckit_storage_commit_seconds", "", 1e6);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -561,7 +735,7 @@ mod tests {
         for line in [
             "synckit_deliveries_total 5",
             "synckit_shard_deliveries_total{shard=\"1\"} 3",
-            "synckit_turn_us_max 7",
+            "synckit_turn_seconds_max 0.000007",
             "synckit_messages_received_total{type=\"ping\"} 2",
             "synckit_refused_total{code=\"X\"} 1",
         ] {

@@ -112,8 +112,9 @@ pub struct Shard {
     websockets: u64,
     sweep: upkeep::Sweep,
     metrics: Metrics,
+    peer_errors: sending::PeerErrors,
     draining: bool,
-    drain_started_us: u64,
+    drain: upkeep::Drain,
 }
 
 impl Shard {
@@ -145,8 +146,9 @@ impl Shard {
             websockets: 0,
             sweep: upkeep::Sweep::default(),
             metrics: Metrics::default(),
+            peer_errors: sending::PeerErrors::default(),
             draining: false,
-            drain_started_us: 0,
+            drain: upkeep::Drain::default(),
             context,
         }
     }
@@ -232,6 +234,10 @@ impl Shard {
             Mail::ClientSeen(seen) => self.client_seen(&seen),
             Mail::Ask { ticket, from, question } => self.asked(ticket, from, &question),
             Mail::Answered { ticket, findings } => self.answered(ticket, *findings),
+            Mail::Measure(report) => {
+                // Whoever asked may have stopped waiting.
+                let _ = report.try_send((self.id, Box::new(self.measured())));
+            }
             Mail::Storage(answers) => self.storage_answered(answers),
             Mail::LoggedIn { session, login } => self.logged_in(session, *login),
         }
@@ -267,6 +273,9 @@ impl Handler for Shard {
 
     fn accepted(&mut self, now: Now, peer: IpAddr) -> Option<Slot> {
         self.now = now;
+        if self.draining && !self.is_accepting() {
+            return None;
+        }
         self.connected(peer)
     }
 
@@ -358,6 +367,10 @@ impl Handler for Shard {
         self.now = now;
         self.drain();
         self.deliver_local();
+    }
+
+    fn is_accepting(&self) -> bool {
+        self.drain.is_accepting(self.draining)
     }
 
     fn is_drained(&self) -> bool {

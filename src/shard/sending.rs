@@ -26,6 +26,16 @@ pub(super) struct Details<'a> {
     pub retryable: bool,
 }
 
+/// Shortest time between two log lines about peers' faults, per shard.
+const PEER_ERROR_SAMPLE_US: u64 = 10_000_000;
+
+/// Faults of peers that the log has not been told of.
+#[derive(Debug, Default)]
+pub(super) struct PeerErrors {
+    quiet_until_us: u64,
+    unsaid: u64,
+}
+
 impl Shard {
     /// The outbox of a session that may be written to; listed for writing at the end of the turn. `None`: the session is
     /// gone or closing, or over its bound and will be closed for that at the end of the turn: not at once, because whoever
@@ -131,6 +141,7 @@ impl Shard {
     /// Tells a peer that something was refused.
     pub(super) fn send_fault(&mut self, slot: Slot, id: Option<Raw<'_>>, fault: &Fault, details: &Details<'_>) {
         self.metrics.refused(fault.code);
+        self.sample_peer_error(fault.code, &fault.text);
         self.send(slot, Kind::Error, id, |encoder, style| {
             if let Some(id) = id {
                 MessageId::Request(id).write(encoder.member("requestId"));
@@ -142,6 +153,25 @@ impl Shard {
             }
             write_details(encoder.member("details"), fault.code, details);
         });
+    }
+
+    /// Tells the log of one peer's fault now and then, and how many there were meanwhile. Peers can provoke them at will, so
+    /// no more than one line leaves in [`PEER_ERROR_SAMPLE_US`].
+    pub(super) fn sample_peer_error(&mut self, code: &'static str, text: &str) {
+        self.peer_errors.unsaid += 1;
+        if self.now.mono_us < self.peer_errors.quiet_until_us {
+            return;
+        }
+        tracing::info!(
+            shard = self.id.0,
+            code,
+            errors = self.peer_errors.unsaid,
+            "peers make mistakes, one of them: {text}"
+        );
+        self.peer_errors = PeerErrors {
+            quiet_until_us: self.now.mono_us + PEER_ERROR_SAMPLE_US,
+            unsaid: 0,
+        };
     }
 
     /// Sends a `pong` ahead of whatever waits in the outbox.
@@ -234,6 +264,7 @@ impl Shard {
         let dropped = self.outbox_unbounded(slot).map_or(0, Outbox::abandon);
         tracing::debug!(shard = self.id.0, slot = slot.0, dropped, "slow consumer");
         self.metrics.slow_consumers += 1;
+        self.sample_peer_error("SLOW_CONSUMER", "closed because it read too slowly");
         self.close(slot, 1013, "Slow consumer, resync");
     }
 

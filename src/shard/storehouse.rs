@@ -35,6 +35,9 @@ pub struct StorageFacts {
     pub refused: u64,
     pub retries: u64,
     pub store_us: u64,
+    pub stores_waiting: u64,
+    pub loads_waiting: u64,
+    pub store_time: crate::histogram::Durations,
 }
 
 /// How long a request waits for storage before it is answered with an error (docs/protocol.md §21).

@@ -151,7 +151,13 @@ impl Shard {
     /// Begins the orderly end: everything accepted is sent, then every connection is closed with 1001.
     pub(super) fn drain(&mut self) {
         self.draining = true;
-        self.drain_started_us = self.now.mono_us;
+        self.drain.started_us = self.now.mono_us;
+        self.send_pending();
+        self.close_drained_later();
+    }
+
+    /// Sends what waits for the end of a window.
+    fn send_pending(&mut self) {
         let waiting: Vec<u32> = self.library.iter_mut().map(|(place, _)| place).collect();
         for place in waiting {
             let Some(shelf) = self.library.at(place) else { continue };
@@ -169,21 +175,60 @@ impl Shard {
         }
         self.flush_changed();
         self.deliver_local();
-        self.close_drained_later();
     }
 
     /// Fan-outs of other shards are on their way: connections are closed a moment later. A connection that was on its
     /// way itself gets a moment of its own, else it would stay open until the process gives up on it.
     pub(super) fn close_drained_later(&mut self) {
-        self.deadlines.at(self.now.mono_us + DRAIN_US, Due::Drained);
+        self.drain_again_in(DRAIN_US);
     }
 
-    /// Closes every connection.
+    fn drain_again_in(&mut self, delay_us: u64) {
+        if !std::mem::replace(&mut self.drain.scheduled, true) {
+            self.deadlines.at(self.now.mono_us + delay_us, Due::Drained);
+        }
+    }
+
+    /// Closes connections: WebSockets a few at a time over the configured window, then everything.
     pub(super) fn drained_due(&mut self) {
+        self.drain.scheduled = false;
+        let now_us = self.now.mono_us;
         // Acknowledgements that wait for the database leave before their connections are closed, if it answers in time.
-        if self.has_unsaved() && self.now.mono_us < self.drain_started_us + STORE_DRAIN_US {
+        if self.has_unsaved() && now_us < self.drain.store_until_us() {
             return self.close_drained_later();
         }
+        if !self.drain.window_over {
+            let window_us = self.context.config.operation.drain_ms * 1000;
+            let began_us = *self.drain.window_began_us.get_or_insert(now_us);
+            let left_us = (began_us + window_us).saturating_sub(now_us);
+            if self.websockets > 0 && left_us > 0 {
+                self.close_some(left_us);
+                return self.drain_again_in(DRAIN_STEP_US);
+            }
+            self.drain.window_over = true;
+            self.drain.window_ended_us = now_us;
+            if now_us > began_us {
+                // Those that were still open went on writing.
+                self.send_pending();
+                return self.close_drained_later();
+            }
+        }
+        self.close_rest();
+    }
+
+    /// Closes as many WebSockets as keeps the pace, those first that nobody owes an answer.
+    fn close_some(&mut self, left_us: u64) {
+        let steps = left_us.div_ceil(DRAIN_STEP_US);
+        let count = (self.websockets.div_ceil(steps)).max(DRAIN_STEP_CLOSES_MIN) as usize;
+        let ready = |session: &crate::session::Session| session.stage == Stage::Open && session.outstanding == 0;
+        let open = self.sessions.iter().filter(|(_, session)| ready(session));
+        let chosen: Vec<Slot> = open.map(|(slot, _)| slot).take(count).collect();
+        for slot in chosen {
+            self.close(slot, 1001, "Server shutdown");
+        }
+    }
+
+    fn close_rest(&mut self) {
         let slots: Vec<Slot> = self.sessions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             match self.stage(slot) {
@@ -225,3 +270,36 @@ impl Shard {
 const DRAIN_US: u64 = 20_000;
 /// Time that the database gets to take what was accepted before connections are closed.
 const STORE_DRAIN_US: u64 = 6_000_000;
+/// The same for what was accepted while the window ran.
+const STORE_REST_US: u64 = 500_000;
+/// Time between two steps of closing connections.
+const DRAIN_STEP_US: u64 = 10_000;
+/// Connections closed in each step at least: few connections need no window.
+const DRAIN_STEP_CLOSES_MIN: u64 = 1;
+
+/// How far the orderly end is.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    started_us: u64,
+    window_began_us: Option<u64>,
+    window_ended_us: u64,
+    window_over: bool,
+    /// [`Due::Drained`] is scheduled.
+    scheduled: bool,
+}
+
+impl Drain {
+    /// Whether new connections are taken, so that whoever asks learns that the server is not ready.
+    pub fn is_accepting(&self, draining: bool) -> bool {
+        draining && !self.window_over
+    }
+
+    fn store_until_us(&self) -> u64 {
+        match (self.window_over, self.window_began_us) {
+            (true, _) => (self.started_us + STORE_DRAIN_US).max(self.window_ended_us + STORE_REST_US),
+            // Storage is waited for before the first is closed, and again after the last.
+            (false, Some(_)) => 0,
+            (false, None) => self.started_us + STORE_DRAIN_US,
+        }
+    }
+}

@@ -291,6 +291,7 @@ impl Shard {
             client,
             address,
             document,
+            read_us: self.now.mono_us,
         };
         self.request_left(slot, write.text.len());
         self.post(home, Mail::Write(Box::new(write)));

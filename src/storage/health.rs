@@ -1,5 +1,6 @@
 //! How storage is doing: for `/health`, metrics, and the shards' decision to take writes.
 
+use crate::histogram::{BUCKETS, Durations};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ pub(super) struct Counts {
     pub refused: AtomicU64,
     pub retries: AtomicU64,
     pub store_us: AtomicU64,
+    /// Transactions by duration; the last bucket holds those beyond all.
+    pub store_buckets: [AtomicU64; BUCKETS + 1],
 }
 
 /// Health at one moment.
@@ -56,6 +59,8 @@ pub struct HealthReport {
     pub retries: u64,
     /// Time spent in transactions, in microseconds.
     pub store_us: u64,
+    /// How long each took, in microseconds.
+    pub store_time: Durations,
 }
 
 impl Default for Health {
@@ -104,6 +109,11 @@ impl Health {
             refused: count(&self.counts.refused),
             retries: count(&self.counts.retries),
             store_us: count(&self.counts.store_us),
+            store_time: Durations::from_parts(
+                std::array::from_fn(|index| count(&self.counts.store_buckets[index])),
+                count(&self.counts.store_buckets[BUCKETS]),
+            )
+            .with_sum(count(&self.counts.store_us)),
         }
     }
 

@@ -123,6 +123,14 @@ impl Queues {
     }
 }
 
+impl Queues {
+    /// Says how many stores and loads wait.
+    pub fn waiting(&self) -> impl Fn() -> (u64, u64) + Send + Sync + use<> {
+        let (stores, loads) = (self.stores.clone(), self.loads.clone());
+        move || (stores.len() as u64, loads.len() as u64)
+    }
+}
+
 fn given_back(sent: Result<(), TrySendError<Work>>) -> Result<(), Request> {
     match sent.map_err(TrySendError::into_inner) {
         Err(Work::Store(store)) => Err(Request::Store(store)),

@@ -3,6 +3,7 @@
 use super::backend::RowWrite;
 use super::thread::{Failure, Worker};
 use super::{Reply, Work};
+use crate::histogram::Durations;
 use crate::ids::ShardId;
 use crate::saved::{Answer, Store, StoreFailure, Stored, StoredRow, decode, encode};
 use crossbeam_channel::Receiver;
@@ -145,9 +146,9 @@ fn count_commit(worker: &Worker, started: Instant, versions: &[Option<i64>]) {
     counts
         .conflicts
         .fetch_add(versions.len() as u64 - stored, Ordering::Relaxed);
-    counts
-        .store_us
-        .fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+    let took_us = started.elapsed().as_micros() as u64;
+    counts.store_us.fetch_add(took_us, Ordering::Relaxed);
+    counts.store_buckets[Durations::bucket(took_us)].fetch_add(1, Ordering::Relaxed);
 }
 
 /// Merges documents with their rows as they are now. What cannot be read is answered; the rest is to be written.

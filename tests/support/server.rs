@@ -24,6 +24,7 @@ fn binary() -> PathBuf {
 pub struct ServerBuilder {
     shards: usize,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
 }
 
 impl ServerBuilder {
@@ -31,6 +32,12 @@ impl ServerBuilder {
     pub fn env(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.retain(|(known, _)| known != name);
         self.environment.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Adds an argument to the command line.
+    pub fn arg(mut self, argument: impl ToString) -> Self {
+        self.arguments.push(argument.to_string());
         self
     }
 
@@ -54,7 +61,11 @@ impl ServerBuilder {
 
     fn command(&self) -> Command {
         let mut command = Command::new(binary());
-        command.arg("--shards").arg(self.shards.to_string()).env_clear();
+        command
+            .arg("--shards")
+            .arg(self.shards.to_string())
+            .args(&self.arguments)
+            .env_clear();
         for inherited in ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "RUST_LOG"] {
             if let Ok(value) = std::env::var(inherited) {
                 command.env(inherited, value);
@@ -133,6 +144,7 @@ impl Server {
         ServerBuilder {
             shards: 2,
             environment: Vec::new(),
+            arguments: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 //! write the same documents cannot lock each other out.
 
 mod migrations;
+pub mod probe;
 mod tls;
 mod url;
 
