@@ -9,7 +9,8 @@ use synckit_server::config::CorsOrigins;
 use synckit_server::http::{Framing, Head, upgrade_key};
 use synckit_server::websocket::handshake::switching_protocols;
 use synckit_server::websocket::{
-    Decoder, Event, Opcode, close_frame, data_frame, empty_close_frame, frame_header, pong_frame,
+    Decoder, Deflate, Deflater, Event, Inflater, Opcode, close_frame, deflated_frame_header, empty_close_frame, extension,
+    frame_header, pong_frame,
 };
 
 /// Like the server's own hard limit (docs/protocol.md §17.1).
@@ -40,9 +41,10 @@ pub fn serve(listener: TcpListener) -> io::Result<()> {
 
 fn connection(mut socket: TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    let Some(mut early) = upgrade(&mut socket)? else {
+    let Some((mut early, deflate)) = upgrade(&mut socket)? else {
         return Ok(());
     };
+    let mut compression = deflate.map(|deflate| (deflate, Deflater::default(), Inflater::default()));
     let (mut partial, mut outgoing) = (None, Vec::new());
     let mut scratch = vec![0; READ_BYTES];
     loop {
@@ -55,7 +57,13 @@ fn connection(mut socket: TcpStream) -> io::Result<()> {
         } else {
             &mut early[..]
         };
-        let is_open = answer(Decoder::new(&mut partial, read, MESSAGE_BYTES_MAX), &mut outgoing);
+        let decoder = Decoder::new(&mut partial, read, MESSAGE_BYTES_MAX);
+        let is_open = match &mut compression {
+            None => answer(decoder, &mut outgoing, None),
+            Some((deflate, deflater, inflater)) => {
+                answer(decoder.inflating(inflater), &mut outgoing, Some((*deflate, deflater)))
+            }
+        };
         early.clear();
         socket.write_all(&outgoing)?;
         outgoing.clear();
@@ -66,15 +74,12 @@ fn connection(mut socket: TcpStream) -> io::Result<()> {
 }
 
 /// Writes the answers to everything one read completed. Whether the connection stays open.
-fn answer(mut decoder: Decoder<'_, '_>, outgoing: &mut Vec<u8>) -> bool {
+fn answer(mut decoder: Decoder<'_, '_>, outgoing: &mut Vec<u8>, mut compression: Compression<'_>) -> bool {
     loop {
         match decoder.next() {
             Ok(None) => return true,
-            Ok(Some(Event::Text(text))) => {
-                outgoing.extend_from_slice(&frame_header(Opcode::Text, text.len()));
-                outgoing.extend_from_slice(text);
-            }
-            Ok(Some(Event::Binary(bytes))) => outgoing.extend_from_slice(&data_frame(Opcode::Binary, bytes)),
+            Ok(Some(Event::Text(text))) => echo(Opcode::Text, text, outgoing, &mut compression),
+            Ok(Some(Event::Binary(bytes))) => echo(Opcode::Binary, bytes, outgoing, &mut compression),
             Ok(Some(Event::Ping(payload))) => outgoing.extend_from_slice(&pong_frame(payload)),
             Ok(Some(Event::Pong(_))) => {}
             Ok(Some(Event::Close(reason))) => {
@@ -93,6 +98,25 @@ fn answer(mut decoder: Decoder<'_, '_>, outgoing: &mut Vec<u8>) -> bool {
     }
 }
 
+/// How to compress, where that was agreed on.
+type Compression<'a> = Option<(Deflate, &'a mut Deflater)>;
+
+/// One message back. Every message is compressed where that was agreed on, however little it brings.
+fn echo(opcode: Opcode, message: &[u8], outgoing: &mut Vec<u8>, compression: &mut Compression<'_>) {
+    match compression {
+        None => {
+            outgoing.extend_from_slice(&frame_header(opcode, message.len()));
+            outgoing.extend_from_slice(message);
+        }
+        Some((deflate, deflater)) => {
+            let mut payload = Vec::new();
+            deflater.message(&[message], deflate.is_narrow(), &mut payload);
+            outgoing.extend_from_slice(&deflated_frame_header(opcode, payload.len()));
+            outgoing.extend_from_slice(&payload);
+        }
+    }
+}
+
 /// Ends our side and swallows what still arrives: dropping a socket with unread bytes resets the connection, and the
 /// reset may overtake our close frame.
 fn end(mut socket: TcpStream) -> io::Result<()> {
@@ -103,8 +127,8 @@ fn end(mut socket: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The opening handshake. `None`: refused. Otherwise the bytes that followed the request head.
-fn upgrade(socket: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+/// The opening handshake. `None`: refused. Otherwise the bytes that followed the request head, and the compression.
+fn upgrade(socket: &mut TcpStream) -> io::Result<Option<(Vec<u8>, Option<Deflate>)>> {
     let mut received = Vec::new();
     let mut scratch = [0; 4096];
     let head = loop {
@@ -119,7 +143,12 @@ fn upgrade(socket: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
     };
     received.drain(..head.head_bytes);
     match upgrade_key(&head) {
-        Ok(key) => socket.write_all(&switching_protocols(key)).map(|()| Some(received)),
+        Ok(key) => {
+            let deflate = extension::negotiate(head.headers("sec-websocket-extensions"));
+            socket
+                .write_all(&switching_protocols(key, deflate))
+                .map(|()| Some((received, deflate)))
+        }
         Err(refusal) => {
             socket.write_all(&refusal.closing().encode(&Framing::closing(&CorsOrigins::Any)))?;
             end(socket.try_clone()?).map(|()| None)

@@ -89,6 +89,12 @@ pub trait Handler {
     /// `bytes` of what was taken have been accepted by the kernel; `done` when all of it was.
     fn sent(&mut self, now: Now, slot: Slot, bytes: usize, done: bool);
 
+    /// The last bytes of a slot that [`Effect::Close`] closes, for as much of them as the kernel takes at once; they are not
+    /// sent while others wait. What the handler kept for the slot goes with this call.
+    fn farewell(&mut self, _slot: Slot) -> Outgoing {
+        Outgoing::new()
+    }
+
     /// Mail from another shard.
     fn mail(&mut self, now: Now, from: ShardId, mail: Self::Mail);
 

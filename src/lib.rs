@@ -23,4 +23,5 @@ pub mod session;
 pub mod shard;
 pub mod storage;
 pub mod text;
+pub mod tls;
 pub mod websocket;

@@ -15,6 +15,7 @@ use crate::shard::Shard;
 use crate::shard::context::{Context, Parts, RunBlocking};
 use crate::shard::mail::Mail;
 use crate::storage::postgres::UrlError;
+use crate::tls::{Certificates, Layer, TlsError};
 use crate::storage::{Storage, Trouble};
 use crossbeam_channel::{Receiver, TrySendError, bounded};
 use process::Sampled;
@@ -41,6 +42,9 @@ pub enum ServerError {
     /// The machine does not allow it.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// `TLS_CERT` or `TLS_KEY` cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// `DATABASE_URL` cannot be used.
     #[error("DATABASE_URL: {0}")]
     DatabaseUrl(#[from] UrlError),
@@ -147,6 +151,7 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
     let users = reload::read_users(&config.auth)?;
     let reloaders = Arc::new(Reloaders::new(config.clone()));
     let authenticator = Arc::new(Authenticator::new(&config.auth, keys));
+    let certificates = config.tls.as_ref().map(Certificates::load).transpose()?;
     let api = Arc::new(Api::new(&config, authenticator.clone(), users));
     reload::register_secrets(&reloaders, authenticator.clone(), api.clone());
     let (run_blocking, logins) = login_queue();
@@ -184,9 +189,18 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
         drain_us_max: DRAIN_BESIDE_WINDOW.as_micros() as u64 + drain_ms * 1000,
     };
     let shared = context.clone();
-    let running = runtime::start_on(runtime, inherited, move |shard| Shard::new(shard, shared.clone()))?;
+    let running = match certificates.clone() {
+        None => runtime::start_on(runtime, inherited, move |shard| Shard::new(shard, shared.clone()))?,
+        Some(certificates) => {
+            reload::register_certificates(&reloaders, certificates.clone());
+            runtime::start_on(runtime, inherited, move |shard| {
+                Layer::new(Shard::new(shard, shared.clone()), certificates.clone())
+            })?
+        }
+    };
     context.limit_connections(running.connections_max());
     let stats = running.stats().clone();
+    context.measure_memory_with(Box::new(resident_bytes));
     context.measure_with(Box::new(move |shard| stats[shard.index()].measured()));
     let process = Arc::new(Sampled::new(unix_ms(), running.stats().clone()));
     let described = process.clone();
@@ -212,6 +226,7 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
         database = place,
         shards,
         sockets,
+        tls = certificates.is_some(),
         connections_max = context.connections_max(),
         "listening on {}",
         running.local_addr()
@@ -257,6 +272,14 @@ fn check_passwords(logins: Receiver<(LoginWork, SessionRef)>, mailer: Mailer<Mai
         .name("passwords".into())
         .spawn(work)
         .map(drop)
+}
+
+/// Resident memory of this process; `None` without /proc.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 fn processors() -> u16 {

@@ -7,7 +7,7 @@ use super::production;
 use super::reader::{ConfigError, Origin, Reader};
 use super::settings::{
     AuthConfig, Config, CorsOrigins, DemoLogin, DocumentPolicy, Environment, HttpConfig, JwtSecret, LimitsConfig,
-    RateLimitMode, Role, SocketChoice, SyncConfig,
+    RateLimitMode, Role, SocketChoice, SyncConfig, TlsConfig,
 };
 use super::sources::{Sources, odd_variables};
 use super::storage::storage;
@@ -75,6 +75,7 @@ impl Config {
         let limits = limits(&mut reader);
         let sync = sync(&mut reader);
         let storage = storage(&mut reader);
+        let tls = tls(&mut reader);
         production::refuse_backends(&mut reader);
         without_effect(&mut reader);
         if environment == Environment::Production {
@@ -102,6 +103,7 @@ impl Config {
             limits,
             sync,
             storage,
+            tls,
             warnings,
             settings,
         })
@@ -319,6 +321,7 @@ fn http<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> HttpConfig {
         test_endpoints: switch(reader, "SYNCKIT_TEST_ENDPOINTS", false),
         rooms_endpoint: switch(reader, "SYNCKIT_ROOMS_ENDPOINT", true),
         memory_snapshots: switch(reader, "SYNCKIT_MEMORY_SNAPSHOTS", true),
+        compression: switch(reader, "WS_COMPRESSION", false),
         anonymous_snapshot_delete: switch(reader, "SYNCKIT_ANONYMOUS_SNAPSHOT_DELETE", false),
     }
 }
@@ -444,6 +447,23 @@ fn sync<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> SyncConfig {
         awareness_timeout_ms: milliseconds(reader, &["AWARENESS_TIMEOUT_MS"], 30_000, 1),
         heartbeat_interval_ms,
         heartbeat_timeout_ms,
+    }
+}
+
+/// Certificate and key come together or not at all.
+fn tls<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> Option<TlsConfig> {
+    let (certificate, key) = (path(reader, "TLS_CERT"), path(reader, "TLS_KEY"));
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(TlsConfig { certificate, key }),
+        (None, None) => None,
+        (Some(_), None) => {
+            reader.refuse("TLS_KEY", "TLS_CERT is set and its key is not", "set TLS_KEY to the key's file");
+            None
+        }
+        (None, Some(_)) => {
+            reader.refuse("TLS_CERT", "TLS_KEY is set and its certificate is not", "set TLS_CERT to the certificate's file");
+            None
+        }
     }
 }
 

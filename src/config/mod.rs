@@ -27,7 +27,7 @@ pub use operation::OperationConfig;
 pub use reader::{ConfigError, Origin, Problem, Setting};
 pub use settings::{
     ApiKey, AuthConfig, Config, CorsOrigins, DemoLogin, DocumentPolicy, Environment, HttpConfig, JwtSecret,
-    LimitsConfig, RateLimitMode, Role, SocketChoice, SyncConfig,
+    LimitsConfig, RateLimitMode, Role, SocketChoice, SyncConfig, TlsConfig,
 };
 pub use sources::{ConfigFile, ConfigFileError, Sources};
 pub use storage::{Database, Durability, StorageConfig};

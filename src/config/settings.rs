@@ -34,6 +34,8 @@ pub struct Config {
     pub sync: SyncConfig,
     /// Where documents are kept.
     pub storage: StorageConfig,
+    /// TLS on the port, if certificates are given.
+    pub tls: Option<TlsConfig>,
     /// Things the operator should know although the server starts.
     pub warnings: Vec<String>,
     /// Every setting with its effective value and origin, without secrets.
@@ -50,6 +52,15 @@ impl Config {
     pub fn describe(&self) -> &[Setting] {
         &self.settings
     }
+}
+
+/// Files for TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM: the server's certificate, and the intermediate ones behind it.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
 }
 
 /// The kind of installation.
@@ -216,6 +227,8 @@ pub struct HttpConfig {
     pub rooms_endpoint: bool,
     /// Whether snapshots are kept (in memory).
     pub memory_snapshots: bool,
+    /// Whether permessage-deflate is agreed to.
+    pub compression: bool,
     /// Whether snapshots can be deleted without authentication while authentication is off.
     pub anonymous_snapshot_delete: bool,
 }

@@ -152,6 +152,9 @@ pub static TABLE: &[Entry] = &[
 
     row(Http, &["CORS_ORIGINS", "CORS_ORIGIN", "SYNCKIT_CORS_ORIGINS"], "LIST", "*",
         "comma or JSON list of origins; with a list, WebSockets of other origins get 403"),
+    reloaded(row(Server, &["TLS_CERT"], "FILE", "", "PEM file of the certificate and those between it and the root; with `TLS_KEY`: the port speaks TLS")),
+    reloaded(row(Server, &["TLS_KEY"], "FILE", "", "PEM file of the certificate's private key, not encrypted")),
+    row(Http, &["WS_COMPRESSION"], "BOOL", "false", "agree on permessage-deflate with clients that offer it"),
     row(Http, &["TRUSTED_PROXIES"], "LIST", "", "comma list of addresses or CIDR ranges whose `X-Forwarded-For` is believed"),
     row(Http, &["TRUSTED_PROXY_HOPS"], "N", "0", "instead: every peer is the last of so many proxies"),
     row(Http, &["RATE_LIMIT_PER_MINUTE"], "N", "600", "HTTP requests per minute and address; not `/ws` and `/health*`; 0 = no limit"),

@@ -305,6 +305,22 @@ impl Document {
         state
     }
 
+    /// The fields written last, newest first, at most `count_max`: name (escaped, quoted), value or `None` where it was
+    /// deleted, and Unix milliseconds. Walks over all fields.
+    pub fn last_writes(&self, count_max: usize) -> Vec<(&str, Option<&[u8]>, u64)> {
+        let mut newest: Vec<&Record> = self.records.iter().collect();
+        let order = |record: &&Record| std::cmp::Reverse((record.timestamp_ms, record.lam));
+        if newest.len() > count_max {
+            newest.select_nth_unstable_by_key(count_max, order);
+            newest.truncate(count_max);
+        }
+        newest.sort_unstable_by_key(order);
+        newest
+            .into_iter()
+            .map(|record| (&*record.key, record.value.as_deref(), record.timestamp_ms))
+            .collect()
+    }
+
     /// Length of [`Document::state_json`], which is what the document size limit counts.
     pub fn encoded_bytes(&self) -> usize {
         encoded_len(self.live_bytes, self.field_count())

@@ -10,7 +10,7 @@ use super::request::Head;
 use super::response::{Framing, Response};
 use crate::auth::{Account, Authenticator, LoginResult, RefreshLedger, Subject, Users};
 use crate::clock::Now;
-use crate::config::{Config, DemoLogin, HttpConfig};
+use crate::config::{Config, DemoLogin, Environment, HttpConfig};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Logins per minute and address, and per minute and account (§16.2).
@@ -22,6 +22,8 @@ const TABLE_CAPACITY: usize = 65_536;
 pub struct Api {
     pub(super) http: HttpConfig,
     pub(super) url_token: bool,
+    /// A developer's machine.
+    pub(super) development: bool,
     pub(super) demo_login: DemoLogin,
     pub(super) auth: Arc<Authenticator>,
     users: RwLock<Option<Arc<Users>>>,
@@ -38,6 +40,7 @@ impl Api {
         Self {
             http: config.http.clone(),
             url_token: config.auth.url_token,
+            development: config.environment == Environment::Development,
             demo_login: config.auth.demo_login,
             auth,
             users: RwLock::new(users.map(Arc::new)),

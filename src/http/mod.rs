@@ -20,6 +20,7 @@ mod budget;
 mod facts;
 mod iso8601;
 mod login;
+mod pages;
 mod percent;
 mod request;
 mod response;

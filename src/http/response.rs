@@ -13,11 +13,14 @@ pub struct Response {
     headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Vec<u8>,
     closes: bool,
+    /// Instead of [`POLICY`].
+    policy: Option<String>,
 }
 
-/// Header lines of every response. The policy forbids everything: this is an API, no page.
-const SECURITY_HEADERS: &str = "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n\
-    X-Content-Type-Options: nosniff\r\n\
+/// The policy of every response that is no page: nothing is allowed.
+const POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
+/// Header lines of every response.
+const SECURITY_HEADERS: &str = "X-Content-Type-Options: nosniff\r\n\
     X-Frame-Options: DENY\r\n\
     X-XSS-Protection: 1; mode=block\r\n\
     Referrer-Policy: strict-origin-when-cross-origin\r\n";
@@ -56,6 +59,16 @@ impl Response {
             headers: Vec::new(),
             body,
             closes: false,
+            policy: None,
+        }
+    }
+
+    /// With the content security policy of a page. `policy` must come from this program, like every header.
+    pub fn with_policy(self, policy: String) -> Self {
+        assert!(!policy.contains(['\r', '\n']), "a header value never holds line ends");
+        Self {
+            policy: Some(policy),
+            ..self
         }
     }
 
@@ -134,6 +147,10 @@ impl Response {
         for (name, value) in &self.headers {
             line(format_args!("{name}: {value}"));
         }
+        line(format_args!(
+            "Content-Security-Policy: {}",
+            self.policy.as_deref().unwrap_or(POLICY)
+        ));
         head.push_str(SECURITY_HEADERS);
         head.push_str("\r\n");
         let mut bytes = head.into_bytes();
@@ -233,7 +250,10 @@ mod tests {
         assert!(text.ends_with("\r\n\r\n{\"error\":\"Not found\"}"));
         for line in SECURITY_HEADERS
             .split_terminator("\r\n")
-            .chain(["Access-Control-Allow-Origin: *"])
+            .chain([
+                "Access-Control-Allow-Origin: *",
+                "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'",
+            ])
         {
             assert_eq!(text.matches(&format!("\r\n{line}\r\n")).count(), 1, "{line}");
         }

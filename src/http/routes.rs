@@ -6,7 +6,7 @@ use super::api::Api;
 use super::request::{Head, Method};
 use super::response::Response;
 use super::upgrade::Upgrade;
-use super::{login, percent, upgrade};
+use super::{login, pages, percent, upgrade};
 use crate::auth::{Identity, LoginWork, Proof};
 use crate::clock::Now;
 use serde_json::{Value, json};
@@ -48,6 +48,18 @@ pub enum Question {
     Metrics {
         /// Which of the two.
         prometheus: bool,
+    },
+    /// What the dashboard shows at a glance.
+    Overview,
+    /// Documents by a part of their id, for the dashboard.
+    FindDocuments {
+        /// That part; empty for all.
+        search: String,
+    },
+    /// One document, for the dashboard.
+    Document {
+        /// Which.
+        id: String,
     },
     /// Set all metrics to zero: `answers::metrics_were_reset`.
     MetricsReset,
@@ -117,6 +129,9 @@ pub fn route(head: &Head, body: &[u8], peer: IpAddr, api: &Api, now: Now) -> Ans
         (Method::Get, ["auth", "me"]) => Answer::Respond(login::me(head, api, now)),
         (Method::Get, ["rooms"]) if api.http.rooms_endpoint => Answer::Ask(Question::Rooms),
         (Method::Get, ["metrics"]) => metrics(head, api, now),
+        (Method::Get, ["dashboard"]) => Answer::Respond(pages::dashboard()),
+        (Method::Get, ["dashboard", what]) => pages::facts(head, what, peer, api, now).unwrap_or_else(not_found),
+        (Method::Get, ["demo"]) if api.development => Answer::Respond(pages::demo()),
         (Method::Post, ["metrics", "reset"]) if api.http.test_endpoints => Answer::Ask(Question::MetricsReset),
         (Method::Post, ["_test", "clear"]) if api.http.test_endpoints => Answer::Ask(Question::Clear),
         (_, ["snapshots", rest @ ..]) => snapshots(head, method, rest, api, now),
@@ -127,7 +142,9 @@ pub fn route(head: &Head, body: &[u8], peer: IpAddr, api: &Api, now: Now) -> Ans
 /// The method of a path that exists, for 405.
 fn allowed_methods(segments: &[&str], api: &Api) -> Option<&'static str> {
     match segments {
-        [""] | ["auth", "me"] | ["metrics"] => Some("GET, HEAD, OPTIONS"),
+        [""] | ["auth", "me"] | ["metrics"] | ["dashboard"] => Some("GET, HEAD, OPTIONS"),
+        ["dashboard", "data" | "documents" | "document"] => Some("GET, HEAD, OPTIONS"),
+        ["demo"] if api.development => Some("GET, HEAD, OPTIONS"),
         ["rooms"] if api.http.rooms_endpoint => Some("GET, HEAD, OPTIONS"),
         ["auth", "login" | "refresh" | "verify"] => Some("POST, OPTIONS"),
         ["metrics", "reset"] | ["_test", "clear"] if api.http.test_endpoints => Some("POST, OPTIONS"),

@@ -5,6 +5,7 @@ use super::api::Api;
 use super::request::{Head, Method};
 use super::response::Response;
 use crate::config::CorsOrigins;
+use crate::websocket::{Deflate, extension};
 use base64::Engine as _;
 use std::fmt;
 use std::net::IpAddr;
@@ -20,6 +21,8 @@ pub struct Upgrade {
     pub token: Option<String>,
     /// The document the client says it will work on: a routing hint, not checked.
     pub doc: Option<String>,
+    /// The compression agreed on.
+    pub deflate: Option<Deflate>,
 }
 
 impl fmt::Debug for Upgrade {
@@ -47,6 +50,10 @@ pub(super) fn decide(head: &Head, peer: IpAddr, api: &Api) -> Result<Upgrade, Re
             .or_else(|| head.query.value("token").filter(|_| api.url_token))
             .filter(|t| !t.is_empty()),
         doc: head.query.value("doc").filter(|doc| !doc.is_empty()),
+        deflate: match api.http.compression {
+            true => extension::negotiate(head.headers("sec-websocket-extensions")),
+            false => None,
+        },
     })
 }
 

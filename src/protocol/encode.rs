@@ -9,7 +9,9 @@ use super::Encoding;
 use super::envelope::HEADER_BYTES;
 use super::kind::{BATCH_CODE_GO, Kind};
 use crate::json::{Raw, write_string, write_u64};
-use crate::websocket::{Opcode, frame_header};
+use crate::websocket::deflate::{DEFLATED_BYTES_MIN, MESSAGE_END, store, stored_bytes};
+use crate::websocket::{Deflate, Deflater, Opcode, deflated_frame_header, frame_header};
+use bytes::Bytes;
 use std::ops::Range;
 
 /// Everything about a connection that changes how a message to it is written. Connections with equal styles can share
@@ -28,8 +30,14 @@ impl Style {
     pub const VECTOR_CLOCK: Style = Style(8);
     /// Batches under code 0x22.
     pub const GO_BATCH: Style = Style(16);
-    /// How many different styles there are.
+    /// How many different styles there are, compression aside.
     pub const COUNT: usize = 32;
+    /// Large messages are compressed (permessage-deflate was negotiated).
+    pub const DEFLATE: Style = Style(32);
+    /// And within a small window.
+    pub const NARROW: Style = Style(64);
+    /// How many compressing styles there are; their indexes follow those of the others.
+    pub const DEFLATING_COUNT: usize = 96;
 
     /// The style with `other` added.
     #[must_use]
@@ -48,6 +56,10 @@ impl Style {
         self.0 & other.0 == other.0
     }
 
+    fn opcode(self) -> Opcode {
+        if self.has(Style::JSON) { Opcode::Text } else { Opcode::Binary }
+    }
+
     /// Which encoding it stands for.
     pub fn encoding(self) -> Encoding {
         if self.has(Style::JSON) {
@@ -57,7 +69,14 @@ impl Style {
         }
     }
 
-    /// For tables of [`Style::COUNT`] entries.
+    /// The style with a negotiated compression.
+    #[must_use]
+    pub fn with_deflate(self, deflate: Deflate) -> Style {
+        let style = self.with(Style::DEFLATE);
+        if deflate.is_narrow() { style.with(Style::NARROW) } else { style }
+    }
+
+    /// For tables of [`Style::COUNT`] entries, and of [`Style::DEFLATING_COUNT`] more for compressing styles.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -109,6 +128,10 @@ pub struct Encoder {
     body: Vec<u8>,
     /// Where the message's id stands in the body.
     id: Range<usize>,
+    /// From the first compressed message on.
+    deflater: Option<Box<Deflater>>,
+    /// What it made of the last one.
+    deflated: Vec<u8>,
 }
 
 /// A scratch buffer that had to grow beyond this is given back after the message.
@@ -202,8 +225,75 @@ impl Encoder {
     /// Ends the message and appends the complete frame to `out`.
     pub fn finish(&mut self, style: Style, kind: Kind, unix_ms: u64, out: &mut Vec<u8>) {
         self.body.push(b'}');
+        if style.has(Style::DEFLATE) && self.body.len() >= DEFLATED_BYTES_MIN && self.deflate(style, kind, unix_ms, out)
+        {
+            return;
+        }
         write_headers(style, kind, unix_ms, self.body.len(), out);
         out.extend_from_slice(&self.body);
+    }
+
+    /// Appends the message as a compressed frame; `false` if that would not make it smaller.
+    fn deflate(&mut self, style: Style, kind: Kind, unix_ms: u64, out: &mut Vec<u8>) -> bool {
+        let header = MessageHeader::new(style, kind, unix_ms, self.body.len());
+        self.deflated.clear();
+        let deflater = self.deflater.get_or_insert_default();
+        deflater.message(&[&header, &self.body], style.has(Style::NARROW), &mut self.deflated);
+        let is_smaller = self.deflated.len() < header.len() + self.body.len();
+        if is_smaller {
+            out.extend_from_slice(&deflated_frame_header(style.opcode(), self.deflated.len()));
+            out.extend_from_slice(&self.deflated);
+        }
+        if self.deflated.capacity() > SCRATCH_BYTES_KEPT {
+            self.deflated = Vec::new();
+        }
+        is_smaller
+    }
+
+    /// Compresses a part that many messages share, to be put between others by [`Encoder::finish_around`].
+    pub fn deflated_part(&mut self, style: Style, part: &[u8]) -> Bytes {
+        let mut out = Vec::new();
+        let deflater = self.deflater.get_or_insert_default();
+        deflater.part(&[part], style.has(Style::NARROW), &mut out);
+        out.into()
+    }
+
+    /// Ends the part before shared bytes that were compressed by themselves. `parts` are those bytes with their length
+    /// before, and what stands right before each; `tail` follows the last. Hands the pieces of the frame to `push`, with
+    /// whether each is shared and whether it is the last. `false`, and nothing was handed out: the frame would not be smaller.
+    pub fn finish_around(
+        &mut self,
+        (style, kind, unix_ms): (Style, Kind, u64),
+        parts: &[(&'static [u8], &Bytes, usize)],
+        tail: &[u8],
+        mut push: impl FnMut(Bytes, bool, bool),
+    ) -> bool {
+        let between: usize = parts.iter().map(|(before, _, plain)| before.len() + plain).sum();
+        let json_bytes = self.body.len() + between + tail.len();
+        let header = MessageHeader::new(style, kind, unix_ms, json_bytes);
+        let mut literal = header.to_vec();
+        literal.extend_from_slice(&self.body);
+        let (mut payload_bytes, mut waiting) = (stored_bytes(tail.len()) + 1, literal.len());
+        for (before, part, _) in parts {
+            payload_bytes += stored_bytes(waiting + before.len()) + part.len();
+            waiting = 0;
+        }
+        if payload_bytes >= header.len() + json_bytes {
+            return false;
+        }
+        let mut piece = deflated_frame_header(style.opcode(), payload_bytes).to_vec();
+        for (before, part, _) in parts {
+            literal.extend_from_slice(before);
+            store(&literal, &mut piece);
+            literal.clear();
+            push(std::mem::take(&mut piece).into(), false, false);
+            push((*part).clone(), true, false);
+        }
+        store(tail, &mut piece);
+        piece.push(MESSAGE_END);
+        push(piece.into(), false, true);
+        self.body.clear();
+        true
     }
 
     /// Ends the part before shared bytes: appends headers and what was written so far to `out`. `rest_bytes` is what
@@ -219,7 +309,7 @@ impl Encoder {
     pub fn tail(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
         let mut tail = Encoder {
             body: Vec::with_capacity(128),
-            id: 0..0,
+            ..Encoder::default()
         };
         write(&mut tail);
         tail.body.push(b'}');
@@ -227,20 +317,41 @@ impl Encoder {
     }
 }
 
+/// What stands before the JSON of a message: thirteen bytes in binary encoding, else nothing.
+struct MessageHeader {
+    bytes: [u8; HEADER_BYTES],
+    len: usize,
+}
+
+impl MessageHeader {
+    fn new(style: Style, kind: Kind, unix_ms: u64, json_bytes: usize) -> MessageHeader {
+        let mut bytes = [0; HEADER_BYTES];
+        if style.has(Style::JSON) {
+            return MessageHeader { bytes, len: 0 };
+        }
+        let go = kind == Kind::DeltaBatch && style.has(Style::GO_BATCH);
+        bytes[0] = if go { BATCH_CODE_GO } else { kind.code() };
+        bytes[1..9].copy_from_slice(&unix_ms.to_be_bytes());
+        // A message never reaches 4 GiB: documents and text states are bounded far below.
+        bytes[9..].copy_from_slice(&(json_bytes as u32).to_be_bytes());
+        MessageHeader {
+            bytes,
+            len: HEADER_BYTES,
+        }
+    }
+}
+
+impl std::ops::Deref for MessageHeader {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 /// The WebSocket header and, in binary encoding, the 13-byte header of a message with `json_bytes` of JSON.
 fn write_headers(style: Style, kind: Kind, unix_ms: u64, json_bytes: usize, out: &mut Vec<u8>) {
-    if style.has(Style::JSON) {
-        out.extend_from_slice(&frame_header(Opcode::Text, json_bytes));
-        return;
-    }
-    out.extend_from_slice(&frame_header(Opcode::Binary, HEADER_BYTES + json_bytes));
-    let code = if kind == Kind::DeltaBatch && style.has(Style::GO_BATCH) {
-        BATCH_CODE_GO
-    } else {
-        kind.code()
-    };
-    out.push(code);
-    out.extend_from_slice(&unix_ms.to_be_bytes());
-    // A message never reaches 4 GiB: documents and text states are bounded far below.
-    out.extend_from_slice(&(json_bytes as u32).to_be_bytes());
+    let header = MessageHeader::new(style, kind, unix_ms, json_bytes);
+    out.extend_from_slice(&frame_header(style.opcode(), header.len() + json_bytes));
+    out.extend_from_slice(&header);
 }

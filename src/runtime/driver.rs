@@ -148,7 +148,7 @@ impl<H: Handler, L: Sockets> Driver<H, L> {
         }
         worked |= engine.read_mail(mesh, handler, now, stats);
         handler.turn(now, effects);
-        worked |= engine.carry_out(effects, stats);
+        worked |= engine.carry_out(handler, effects, stats);
         worked |= engine.write_all(handler, now, stats);
         engine.post_all(mesh);
         worked || engine.has_work()

@@ -481,16 +481,17 @@ impl<H: Handler, L: Sockets> Engine<H, L> {
     }
 
     /// Carries out what the handler decided, in order. Writes are queued, mail is posted by [`Engine::post_all`].
-    pub fn carry_out(&mut self, effects: &mut Vec<Effect<H::Mail, H::Moved>>, stats: &ShardStats) -> bool {
+    pub fn carry_out(
+        &mut self,
+        handler: &mut H,
+        effects: &mut Vec<Effect<H::Mail, H::Moved>>,
+        stats: &ShardStats,
+    ) -> bool {
         let any = !effects.is_empty();
         for effect in effects.drain(..) {
             match effect {
                 Effect::Write(slot) => self.queue_write(slot),
-                Effect::Close(slot) => {
-                    if let Some((handle, key, _)) = self.vacate(slot) {
-                        self.sockets.close(handle, Some(key));
-                    }
-                }
+                Effect::Close(slot) => self.close(slot, handler.farewell(slot)),
                 Effect::Resume(slot) => self.resume(slot),
                 Effect::Move { slot, to, session } => {
                     stats::add(&stats.moved_out, 1);
@@ -503,6 +504,22 @@ impl<H: Handler, L: Sockets> Engine<H, L> {
             }
         }
         any
+    }
+
+    fn close(&mut self, slot: Slot, farewell: Outgoing) {
+        let Some((handle, key, unsent)) = self.vacate(slot) else {
+            return;
+        };
+        if !farewell.is_empty() && unsent.is_empty() {
+            let last = Sending {
+                handle,
+                key,
+                pieces: farewell,
+                result: Ok(0),
+            };
+            self.sockets.send(&mut [last]);
+        }
+        self.sockets.close(handle, Some(key));
     }
 
     fn resume(&mut self, slot: Slot) {

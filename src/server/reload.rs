@@ -5,6 +5,7 @@ use crate::config::files::{self, FileError};
 use crate::config::table::{self, Entry};
 use crate::config::{AuthConfig, Config};
 use crate::http::Api;
+use crate::tls::Certificates;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Takes over one thing from a new configuration. Says what it did, or why it left everything as it was.
@@ -122,4 +123,12 @@ pub(super) fn register_secrets(reloaders: &Reloaders, authenticator: Arc<Authent
     };
     reloaders.register("accounts", Box::new(users));
     reloaders.register("secrets and keys", Box::new(keys));
+}
+
+pub(super) fn register_certificates(reloaders: &Reloaders, certificates: Certificates) {
+    let reload = move |_: &Config| {
+        certificates.reload().map_err(|error| error.to_string())?;
+        Ok("read again".to_owned())
+    };
+    reloaders.register("TLS certificate", Box::new(reload));
 }

@@ -24,6 +24,8 @@ pub enum Findings {
     },
     /// Its numbers.
     Metrics(Box<Metrics>),
+    /// What the dashboard asked for.
+    Dashboard(Box<serde_json::Value>),
     /// It did as told.
     Done,
     /// The response, if the matter is this shard's.
@@ -43,6 +45,9 @@ impl Shard {
                 connections: self.websockets,
             },
             Question::Metrics { .. } => Findings::Metrics(Box::new(self.measured())),
+            Question::Overview => Findings::Dashboard(Box::new(self.overview(&self.measured()))),
+            Question::FindDocuments { search } => Findings::Dashboard(Box::new(self.find_documents(search))),
+            Question::Document { id } => Findings::Dashboard(Box::new(self.describe_document(id))),
             Question::MetricsReset => {
                 self.metrics = Metrics::default();
                 Findings::Done
@@ -263,6 +268,9 @@ pub(super) fn respond(question: &Question, findings: Vec<Findings>, unix_ms: u64
             let mut total = Metrics::default();
             shards.iter().for_each(|shard| total.add(shard));
             answers::metrics_json(&total.facts())
+        }
+        Question::Overview | Question::FindDocuments { .. } | Question::Document { .. } => {
+            super::dashboard::respond(question, findings, unix_ms)
         }
         Question::MetricsReset => answers::metrics_were_reset(),
         Question::Clear => answers::cleared(),

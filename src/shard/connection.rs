@@ -146,10 +146,19 @@ impl Shard {
             session.extra().unread.extend_from_slice(bytes);
             return;
         }
+        let deflates = session.style.has(Style::DEFLATE);
         let mut partial = session.partial.take();
         let before = partial_bytes(&partial);
         let bytes_max = self.message_bytes_max(slot);
+        // Taken out of the shard meanwhile, as the decoder's state is out of the session.
+        let mut inflater = match deflates {
+            true => Some(self.inflater.take().unwrap_or_default()),
+            false => None,
+        };
         let mut decoder = Decoder::new(&mut partial, bytes, bytes_max);
+        if let Some(inflater) = &mut inflater {
+            decoder = decoder.inflating(inflater);
+        }
         let outcome = loop {
             match decoder.next() {
                 Ok(None) => break Outcome::Used,
@@ -171,6 +180,9 @@ impl Shard {
             Outcome::Paused | Outcome::Moves(_) => decoder.rest().to_vec(),
             Outcome::Used | Outcome::Gone | Outcome::Violated(_) => Vec::new(),
         };
+        if inflater.is_some() {
+            self.inflater = inflater;
+        }
         self.context.partial_bytes_changed(
             before,
             if outcome.keeps_partial() {

@@ -31,6 +31,9 @@ pub struct Measured {
 /// Asks the runtime what it measured.
 pub type Measure = Box<dyn Fn(ShardId) -> Measured + Send + Sync>;
 
+/// Asks how much memory the process occupies, in bytes.
+pub type Resident = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+
 /// Runs work that blocks and mails the result to the session's shard.
 pub type RunBlocking = Box<dyn Fn(LoginWork, SessionRef) + Send + Sync>;
 
@@ -54,6 +57,7 @@ pub struct Context {
     pub storage: Option<StorageLink>,
     measure: OnceLock<Measure>,
     process: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
+    resident: OnceLock<Resident>,
     connections_max: AtomicUsize,
     websockets: AtomicUsize,
     documents: AtomicUsize,
@@ -89,6 +93,7 @@ impl Context {
             storage: parts.storage,
             measure: OnceLock::new(),
             process: OnceLock::new(),
+            resident: OnceLock::new(),
             connections_max: AtomicUsize::new(if configured == 0 { usize::MAX } else { configured }),
             websockets: AtomicUsize::new(0),
             documents: AtomicUsize::new(0),
@@ -99,6 +104,16 @@ impl Context {
     /// Says where the runtime's measurements come from; once, as soon as it runs.
     pub fn measure_with(&self, measure: Measure) {
         let _ = self.measure.set(measure);
+    }
+
+    /// Says how the process's memory is measured; once.
+    pub fn measure_memory_with(&self, resident: Resident) {
+        let _ = self.resident.set(resident);
+    }
+
+    /// Resident bytes of the process, where somebody can tell.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        self.resident.get().and_then(|resident| resident())
     }
 
     /// What the runtime measured of a shard; zeroes without a runtime.

@@ -15,13 +15,37 @@ use crate::json::{write_string, write_u64};
 use crate::protocol::{Encoder, Kind, Style};
 use crate::session::outbox::Origin;
 use crate::session::{Flags, Interest, Session, Stage, Subscription};
+use crate::websocket::deflate::DEFLATED_BYTES_MIN;
 use bytes::Bytes;
 
 /// A larger value is not copied into the frames of a connection that gets its own variant.
 const COPIED_VALUE_BYTES_MAX: usize = 16 * 1024;
 
-/// The frames of one flush for one style, for listeners without a client id.
-type Shared = [Option<Bytes>; Style::COUNT];
+/// The frames of one fan-out by style, for all listeners that get the same. Compressing styles have a table of their own,
+/// made when the first of them turns up.
+struct Shared {
+    plain: [Option<Bytes>; Style::COUNT],
+    deflating: Option<Box<[Option<Bytes>; Style::DEFLATING_COUNT]>>,
+}
+
+impl Shared {
+    const fn new() -> Shared {
+        Shared {
+            plain: [const { None }; Style::COUNT],
+            deflating: None,
+        }
+    }
+
+    fn of(&mut self, style: Style) -> &mut Option<Bytes> {
+        match style.index().checked_sub(Style::COUNT) {
+            None => &mut self.plain[style.index()],
+            Some(index) => {
+                let table = || Box::new([const { None }; Style::DEFLATING_COUNT]);
+                &mut self.deflating.get_or_insert_with(table)[index]
+            }
+        }
+    }
+}
 
 impl Shard {
     /// Field changes of one flush.
@@ -30,7 +54,7 @@ impl Shard {
             return;
         };
         let mark = self.mark_special(fan_out);
-        let mut shared: Shared = [const { None }; Style::COUNT];
+        let mut shared = Shared::new();
         let for_all = fan_out.fields.iter().any(|field| field.for_all);
         let listeners = if for_all {
             self.audiences.at(audience).listeners.len()
@@ -58,13 +82,9 @@ impl Shard {
                 self.send_own_variant(slot, fan_out);
                 continue;
             }
-            let frames = match &shared[style.index()] {
+            let frames = match shared.of(style) {
                 Some(frames) => frames.clone(),
-                None => {
-                    let frames = self.encode_shared(style, fan_out);
-                    shared[style.index()] = Some(frames.clone());
-                    frames
-                }
+                place => place.insert(self.encode_shared(style, fan_out)).clone(),
             };
             self.metrics.deliveries += 1;
             if let Some(outbox) = self.outbox(slot) {
@@ -127,6 +147,11 @@ impl Shard {
         };
         let Some(session) = self.sessions.at(slot) else { return };
         let (style, client) = (session.style, session.writer().cloned());
+        // Nothing is compressed for one connection of many; a large value is, once for all of them.
+        let (large_bytes_min, style) = match style.has(Style::DEFLATE) {
+            true => (DEFLATED_BYTES_MIN, style.without(Style::DEFLATE).without(Style::NARROW)),
+            false => (COPIED_VALUE_BYTES_MAX, style),
+        };
         let mut frames = Vec::new();
         if style.has(Style::DOC_ID) {
             self.encode_changes(style, fan_out, Some(reference), &mut frames);
@@ -135,7 +160,7 @@ impl Shard {
                 let clock = field.clock_for(reference, client.as_ref().map(|client| &*client.id));
                 let key = client.as_ref().map(|client| &*client.key);
                 match &field.value {
-                    Some(value) if value.len() > COPIED_VALUE_BYTES_MAX && !style.has(Style::VECTOR_CLOCK) => {
+                    Some(value) if value.len() > large_bytes_min && !style.has(Style::VECTOR_CLOCK) => {
                         self.push_frames(slot, std::mem::take(&mut frames));
                         let value = Bytes::from_owner(value.clone());
                         self.send_large_field(slot, &fan_out.document, field, clock, key, &value);
@@ -303,7 +328,7 @@ impl Shard {
         let Some(audience) = self.audiences.find(&fan_out.document) else {
             return;
         };
-        let mut shared: Shared = [const { None }; Style::COUNT];
+        let mut shared = Shared::new();
         for index in 0..self.audiences.at(audience).listeners.len() {
             let listener = self.audiences.at(audience).listeners[index];
             let slot = listener.slot;
@@ -313,12 +338,12 @@ impl Shard {
             let Some(style) = self.sessions.at(slot).map(|session| session.style) else {
                 continue;
             };
-            if shared[style.index()].is_none() {
-                shared[style.index()] = Some(self.encode_relay(style, fan_out));
-            }
+            let frames = match shared.of(style) {
+                Some(frames) => frames.clone(),
+                place => place.insert(self.encode_relay(style, fan_out)).clone(),
+            };
             self.metrics.deliveries += 1;
-            let frames = shared[style.index()].clone();
-            if let (Some(outbox), Some(frames)) = (self.outbox(slot), frames) {
+            if let Some(outbox) = self.outbox(slot) {
                 outbox.push_shared(frames, Origin::Shared);
             }
         }
@@ -347,7 +372,7 @@ impl Shard {
         let Some(audience) = self.audiences.find(&fan_out.document) else {
             return;
         };
-        let mut shared: Shared = [const { None }; Style::COUNT];
+        let mut shared = Shared::new();
         for index in 0..self.audiences.at(audience).listeners.len() {
             let listener = self.audiences.at(audience).listeners[index];
             let slot = listener.slot;
@@ -360,12 +385,14 @@ impl Shard {
             let Some(style) = self.sessions.at(slot).map(|session| session.style) else {
                 continue;
             };
-            if shared[style.index()].is_none() {
-                shared[style.index()] = Some(self.encode_awareness(style, &fan_out.document, &fan_out.change));
-            }
+            let frames = match shared.of(style) {
+                Some(frames) => frames.clone(),
+                place => place
+                    .insert(self.encode_awareness(style, &fan_out.document, &fan_out.change))
+                    .clone(),
+            };
             self.metrics.deliveries += 1;
-            let frames = shared[style.index()].clone();
-            if let (Some(outbox), Some(frames)) = (self.outbox(slot), frames) {
+            if let Some(outbox) = self.outbox(slot) {
                 outbox.push_shared(frames, Origin::Bounded);
             }
         }

@@ -246,7 +246,7 @@ impl Shard {
         let counted = is_counted(peer, upgrade.address, proxies);
         let full = self.context.websockets() > self.context.connections_max();
         let per_address = self.context.config.limits.connections_per_address_max;
-        let response = switching_protocols(&upgrade.key);
+        let response = switching_protocols(&upgrade.key, upgrade.deflate);
         let Some(session) = self.sessions.at_mut(slot) else {
             return;
         };
@@ -254,6 +254,9 @@ impl Shard {
         session.trim();
         session.stage = Stage::Open;
         session.address = key;
+        if let Some(deflate) = upgrade.deflate {
+            session.style = session.style.with_deflate(deflate);
+        }
         if let Some(outbox) = self.outbox_unbounded(slot) {
             outbox.push_handshake(response);
         }

@@ -84,7 +84,7 @@ pub struct Metrics {
 const ROWS: usize = 58;
 
 /// Name without prefix, help, type, value. Names in microseconds or milliseconds are told in seconds.
-type Row = (&'static str, &'static str, &'static str, u64);
+pub(super) type Row = (&'static str, &'static str, &'static str, u64);
 
 impl Metrics {
     /// A message was handled.
@@ -245,6 +245,12 @@ impl Metrics {
         }
     }
 
+    /// Messages handled, and messages queued, fan-outs included.
+    pub(super) fn messages(&self) -> (u64, u64) {
+        let sent: u64 = self.sent.iter().sum();
+        (self.received.iter().sum(), sent + self.deliveries)
+    }
+
     /// The members of the C# server's `/metrics` that this server can fill (docs/protocol.md §16.1).
     pub fn facts(&self) -> MetricsFacts {
         let mean_ms = |sum_us: u64, count: u64| {
@@ -290,7 +296,7 @@ impl Metrics {
         }
     }
 
-    fn rows(&self) -> [Row; ROWS] {
+    pub(super) fn rows(&self) -> [Row; ROWS] {
         [
             ("connections", "Open sockets", "gauge", self.connections),
             ("websockets", "Open WebSocket connections", "gauge", self.websockets),

@@ -15,7 +15,9 @@ mod authentication;
 mod census;
 mod connection;
 pub mod context;
+mod dashboard;
 mod deadlines;
+mod deflated;
 mod fanout;
 mod home;
 mod home_loading;
@@ -52,6 +54,7 @@ use crate::limits::{OUTBOX_SHARD_BYTES_MAX, OUTBOX_SHARE_BYTES};
 use crate::protocol::Encoder;
 use crate::session::spares::Spares;
 use crate::session::{Flags, Stage};
+use crate::websocket::Inflater;
 use audiences::Audiences;
 use deadlines::{Deadlines, Due};
 use hashbrown::HashMap;
@@ -92,6 +95,10 @@ pub struct Shard {
     /// Sessions that more was to be sent to than may wait; closed at the end of the turn.
     slow: Vec<SessionRef>,
     encoder: Encoder,
+    /// Large parts of messages as they were compressed in this turn, for all their receivers.
+    deflated: deflated::Parts,
+    /// From the first compressed connection on.
+    inflater: Option<Box<Inflater>>,
     /// Emptied outboxes, kept for the next connections that need one.
     spares: Spares,
     /// [`Due::Spares`] is scheduled.
@@ -134,6 +141,8 @@ impl Shard {
             writable: Vec::new(),
             slow: Vec::new(),
             encoder: Encoder::default(),
+            deflated: deflated::Parts::default(),
+            inflater: None,
             spares: Spares::default(),
             spares_watched: false,
             outbox_bytes: 0,
@@ -345,6 +354,7 @@ impl Handler for Shard {
         self.list_writes();
         self.deliver_local();
         effects.append(&mut self.effects);
+        self.deflated.clear();
         self.sessions.release_freed();
     }
 

@@ -114,13 +114,19 @@ impl Shard {
         encoder.begin(style, kind, unix_ms, id);
         head(&mut encoder, style);
         let rest = Encoder::tail(|encoder| tail(encoder, style));
+        let mut deflated = std::mem::take(&mut self.deflated);
         if let Some(outbox) = self.outbox(slot) {
-            let parts_bytes: usize = parts.iter().map(|(before, part)| before.len() + part.len()).sum();
-            let mut front = Vec::with_capacity(256);
-            encoder.finish_head(style, kind, unix_ms, parts_bytes + rest.len(), &mut front);
-            push_around(outbox, front, parts, rest);
+            let is_queued = style.has(Style::DEFLATE)
+                && deflated.push_around(&mut encoder, (style, kind, unix_ms), parts, &rest, outbox);
+            if !is_queued {
+                let parts_bytes: usize = parts.iter().map(|(before, part)| before.len() + part.len()).sum();
+                let mut front = Vec::with_capacity(256);
+                encoder.finish_head(style, kind, unix_ms, parts_bytes + rest.len(), &mut front);
+                push_around(outbox, front, parts, rest);
+            }
             self.metrics.sent(kind);
         }
+        self.deflated = deflated;
         self.encoder = encoder;
     }
 

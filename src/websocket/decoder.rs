@@ -1,6 +1,7 @@
 //! From the bytes of one read to events.
 
 use super::CONTROL_BYTES_MAX;
+use super::deflate::Inflater;
 use super::mask;
 use super::partial::{ControlKind, Frame, FrameKind, HEADER_BYTES_MAX, MessageKind, Partial, Phase};
 use super::violation::Violation;
@@ -44,8 +45,10 @@ pub struct Decoder<'p, 'b> {
     partial: &'p mut Option<Box<Partial>>,
     input: &'b mut [u8],
     message_bytes_max: usize,
-    /// The payload being lent out, when it had to be assembled.
+    /// The payload being lent out, when it had to be assembled or inflated.
     lent: Vec<u8>,
+    /// Present where compression was negotiated.
+    inflater: Option<&'p mut Inflater>,
 }
 
 /// A complete frame or message: what it is and where its payload lies.
@@ -65,6 +68,16 @@ impl<'p, 'b> Decoder<'p, 'b> {
             input,
             message_bytes_max,
             lent: Vec::new(),
+            inflater: None,
+        }
+    }
+
+    /// For a connection that negotiated permessage-deflate: compressed messages are inflated with `inflater`, within the
+    /// same bound. Without it they are violations.
+    pub fn inflating(self, inflater: &'p mut Inflater) -> Self {
+        Self {
+            inflater: Some(inflater),
+            ..self
         }
     }
 
@@ -75,8 +88,14 @@ impl<'p, 'b> Decoder<'p, 'b> {
         self.lent = Vec::new();
         let (kind, payload) = match self.advance() {
             Ok(None) => return Ok(None),
-            Ok(Some(Complete::InPlace(kind, payload))) => (kind, payload),
-            Ok(Some(Complete::Assembled(kind))) => (kind, &mut self.lent[..]),
+            Ok(Some(complete)) => match self.inflate(complete) {
+                Ok(Complete::InPlace(kind, payload)) => (kind, payload),
+                Ok(Complete::Assembled(kind)) => (kind, &mut self.lent[..]),
+                Err(violation) => {
+                    self.close();
+                    return Err(violation);
+                }
+            },
             Err(violation) => {
                 self.close();
                 return Err(violation);
@@ -84,11 +103,11 @@ impl<'p, 'b> Decoder<'p, 'b> {
         };
         Ok(Some(match kind {
             FrameKind::Data {
-                message: MessageKind::Text,
+                message: MessageKind::Text | MessageKind::DeflatedText,
                 ..
             } => Event::Text(payload),
             FrameKind::Data {
-                message: MessageKind::Binary,
+                message: MessageKind::Binary | MessageKind::DeflatedBinary,
                 ..
             } => Event::Binary(payload),
             FrameKind::Control(ControlKind::Ping) => Event::Ping(payload),
@@ -111,6 +130,31 @@ impl<'p, 'b> Decoder<'p, 'b> {
     fn close(&mut self) {
         *self.partial = Some(Box::new(Partial::new(Phase::Closed)));
         self.input = &mut [];
+    }
+
+    /// Inflates what came compressed; anything else stays as it is.
+    fn inflate(&mut self, complete: Complete<'b>) -> Result<Complete<'b>, Violation> {
+        let kind = match &complete {
+            Complete::InPlace(kind, _) | Complete::Assembled(kind) => *kind,
+        };
+        let FrameKind::Data { message, .. } = kind else {
+            return Ok(complete);
+        };
+        if !message.is_deflated() {
+            return Ok(complete);
+        }
+        let mut payload = Vec::new();
+        let inflater = self.inflater.as_mut().ok_or(Violation::ReservedBits)?;
+        let compressed: &[u8] = match &complete {
+            Complete::InPlace(_, piece) => piece,
+            Complete::Assembled(_) => &self.lent,
+        };
+        inflater.message(compressed, self.message_bytes_max, &mut payload)?;
+        if message == MessageKind::DeflatedText {
+            simdutf8::basic::from_utf8(&payload).map_err(|_| Violation::InvalidUtf8)?;
+        }
+        self.lent = payload;
+        Ok(Complete::Assembled(kind))
     }
 
     /// Consumes frames until one completes something.
@@ -201,7 +245,7 @@ impl<'p, 'b> Decoder<'p, 'b> {
 
     /// Everything that can be wrong with a header, protocol faults before the limit.
     fn check_header(&self, header: &FrameHeader, header_bytes: usize, payload_bytes: u64) -> Result<Frame, Violation> {
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+        if header.rsv2 || header.rsv3 || (header.rsv1 && self.inflater.is_none()) {
             return Err(Violation::ReservedBits);
         }
         let Some(mask) = header.mask else {
@@ -212,31 +256,40 @@ impl<'p, 'b> Decoder<'p, 'b> {
         }
         let open = self.partial.as_deref().and_then(|partial| partial.message);
         let fin = header.is_final;
+        let first = |message: MessageKind| FrameKind::Data {
+            message: if header.rsv1 { message.deflated() } else { message },
+            fin,
+        };
+        if header.rsv1 && !matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary)) {
+            return Err(Violation::ReservedBits);
+        }
         let kind = match (header.opcode, open) {
             (OpCode::Control(control), _) => FrameKind::Control(check_control(control, fin, payload_bytes)?),
             (OpCode::Data(Data::Continue), Some(message)) => FrameKind::Data { message, fin },
             (OpCode::Data(Data::Continue), None) => return Err(Violation::UnexpectedContinuation),
             (OpCode::Data(Data::Text | Data::Binary), Some(_)) => return Err(Violation::ExpectedContinuation),
-            (OpCode::Data(Data::Text), None) => FrameKind::Data {
-                message: MessageKind::Text,
-                fin,
-            },
-            (OpCode::Data(Data::Binary), None) => FrameKind::Data {
-                message: MessageKind::Binary,
-                fin,
-            },
+            (OpCode::Data(Data::Text), None) => first(MessageKind::Text),
+            (OpCode::Data(Data::Binary), None) => first(MessageKind::Binary),
             (OpCode::Data(Data::Reserved(_)), _) => return Err(Violation::ReservedOpcode),
         };
         let room = match kind {
             FrameKind::Control(_) => CONTROL_BYTES_MAX,
-            FrameKind::Data { .. } => {
+            FrameKind::Data { message, .. } => {
                 let received = self.partial.as_deref().map_or(0, Partial::payload_bytes);
-                self.message_bytes_max.saturating_sub(received)
+                self.payload_bytes_max(message).saturating_sub(received)
             }
         };
         match usize::try_from(payload_bytes) {
             Ok(missing) if missing <= room => Ok(Frame { kind, mask, missing }),
             _ => Err(Violation::MessageTooLarge),
+        }
+    }
+
+    /// Bytes on the wire that a message may have. What cannot be compressed grows a little by it.
+    fn payload_bytes_max(&self, message: MessageKind) -> usize {
+        match message.is_deflated() {
+            false => self.message_bytes_max,
+            true => self.message_bytes_max.saturating_add(self.message_bytes_max / 256 + 64),
         }
     }
 
@@ -261,7 +314,10 @@ impl<'p, 'b> Decoder<'p, 'b> {
             },
             false => Phase::Payload(frame),
         };
-        let message_bytes_max = self.message_bytes_max;
+        let payload_bytes_max = match frame.kind {
+            FrameKind::Data { message, .. } => self.payload_bytes_max(message),
+            FrameKind::Control(_) => CONTROL_BYTES_MAX,
+        };
         let partial = self.stash(phase);
         let is_complete = match frame.kind {
             FrameKind::Control(_) => {
@@ -269,7 +325,7 @@ impl<'p, 'b> Decoder<'p, 'b> {
                 is_frame_complete
             }
             FrameKind::Data { fin, .. } => {
-                partial.append(piece, &frame, message_bytes_max)?;
+                partial.append(piece, &frame, payload_bytes_max)?;
                 is_frame_complete && fin
             }
         };

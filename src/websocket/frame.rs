@@ -41,7 +41,18 @@ impl Deref for HeaderBytes {
 
 /// The header of an unfragmented frame with a payload of `payload_bytes`, for callers that lay out the payload themselves.
 pub fn frame_header(opcode: Opcode, payload_bytes: usize) -> HeaderBytes {
+    header_of(opcode, payload_bytes, false)
+}
+
+/// The same for a payload that is compressed (RFC 7692 section 7.2.1). `opcode` is that of a message.
+pub fn deflated_frame_header(opcode: Opcode, payload_bytes: usize) -> HeaderBytes {
+    debug_assert!(matches!(opcode, Opcode::Text | Opcode::Binary));
+    header_of(opcode, payload_bytes, true)
+}
+
+fn header_of(opcode: Opcode, payload_bytes: usize, rsv1: bool) -> HeaderBytes {
     let header = FrameHeader {
+        rsv1,
         opcode: match opcode {
             Opcode::Text => OpCode::Data(Data::Text),
             Opcode::Binary => OpCode::Data(Data::Binary),

@@ -10,7 +10,9 @@
 //!   grows with the bytes that really arrived, never with the length a header claims.
 //! - Text is checked as it arrives, so the first impossible byte fails the connection, even in the middle of a frame.
 //! - After a close frame or a [`Violation`] nothing more is delivered, however often the caller asks.
-//! - No extension and no subprotocol is ever negotiated, so reserved bits are always a violation.
+//! - The only extension is permessage-deflate, where the caller negotiated it ([`extension`]): the first reserved bit is a
+//!   violation unless the decoder was given an [`Inflater`], and then on anything but the first frame of a message. A
+//!   compressed message is inflated when it is complete; until then a connection holds its compressed bytes only.
 //!
 //! Every fault found here is the peer's. The answer is a close frame with [`Violation::close_code`] and
 //! [`Violation::reason`], then the end of the connection.
@@ -25,8 +27,10 @@
 //! ```
 
 mod decoder;
+pub mod deflate;
 #[cfg(test)]
 mod differential;
+pub mod extension;
 mod frame;
 pub mod handshake;
 mod mask;
@@ -34,8 +38,10 @@ mod partial;
 mod violation;
 
 pub use decoder::{CloseReason, Decoder, Event};
+pub use deflate::{Deflater, Inflater};
+pub use extension::Deflate;
 pub use frame::{
-    HeaderBytes, Opcode, close_frame, data_frame, empty_close_frame, frame_header, ping_frame, pong_frame,
+    HeaderBytes, Opcode, close_frame, data_frame, deflated_frame_header, empty_close_frame, frame_header, ping_frame, pong_frame,
 };
 pub use partial::Partial;
 pub use violation::Violation;

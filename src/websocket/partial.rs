@@ -15,7 +15,7 @@ pub struct Partial {
     pub(super) phase: Phase,
     /// The fragmented or partly received message that is open. Control frames may come in between.
     pub(super) message: Option<MessageKind>,
-    /// The payload of that message so far, unmasked.
+    /// The payload of that message so far, unmasked, and compressed if it came so.
     payload: Vec<u8>,
     /// For text: `payload` is UTF-8 up to here. At most three bytes, the start of one character, lie beyond.
     text_valid: usize,
@@ -43,6 +43,22 @@ pub(super) enum Phase {
 pub(super) enum MessageKind {
     Text,
     Binary,
+    /// Compressed, and so is what is collected of it.
+    DeflatedText,
+    DeflatedBinary,
+}
+
+impl MessageKind {
+    pub(super) fn is_deflated(self) -> bool {
+        matches!(self, MessageKind::DeflatedText | MessageKind::DeflatedBinary)
+    }
+
+    pub(super) fn deflated(self) -> MessageKind {
+        match self {
+            MessageKind::Text | MessageKind::DeflatedText => MessageKind::DeflatedText,
+            MessageKind::Binary | MessageKind::DeflatedBinary => MessageKind::DeflatedBinary,
+        }
+    }
 }
 
 /// What a control frame says.

@@ -7,7 +7,7 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Violation {
-    /// A reserved bit is set although no extension was negotiated (section 5.2).
+    /// A reserved bit is set that no extension gives a meaning to (section 5.2).
     #[error("{}", self.reason())]
     ReservedBits,
     /// An opcode that the standard does not define (section 5.2).
@@ -43,14 +43,20 @@ pub enum Violation {
     /// The message, or what a frame header announces of it, exceeds the limit (docs/protocol.md §17.1).
     #[error("{}", self.reason())]
     MessageTooLarge,
+    /// A compressed message is not made of complete blocks, or refers to an earlier message (RFC 7692 section 7.2.2).
+    #[error("{}", self.reason())]
+    MalformedDeflate,
+    /// A compressed message grows beyond all proportion.
+    #[error("{}", self.reason())]
+    CompressionRatio,
 }
 
 impl Violation {
     /// The code of the close frame that answers this fault (RFC 6455 section 7.4.1).
     pub fn close_code(self) -> u16 {
         match self {
-            Violation::InvalidUtf8 => 1007,
-            Violation::MessageTooLarge => 1009,
+            Violation::InvalidUtf8 | Violation::MalformedDeflate => 1007,
+            Violation::MessageTooLarge | Violation::CompressionRatio => 1009,
             _ => 1002,
         }
     }
@@ -70,6 +76,8 @@ impl Violation {
             Violation::InvalidCloseCode => "Invalid close code",
             Violation::InvalidUtf8 => "Invalid UTF-8",
             Violation::MessageTooLarge => "Message too large",
+            Violation::MalformedDeflate => "Invalid compressed data",
+            Violation::CompressionRatio => "Compression ratio too high",
         }
     }
 }

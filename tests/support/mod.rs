@@ -16,6 +16,7 @@ pub mod frame;
 pub mod http;
 pub mod replica;
 pub mod server;
+pub mod tls;
 pub mod token;
 
 pub use client::{Client, Dialect, Ending, Message};

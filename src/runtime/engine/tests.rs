@@ -183,7 +183,7 @@ impl Bench {
     }
 
     fn effects(&mut self, effects: Vec<Effect<u32, &'static str>>) {
-        self.engine.carry_out(&mut { effects }, &self.stats);
+        self.engine.carry_out(&mut self.handler, &mut { effects }, &self.stats);
     }
 
     fn read(&mut self) {
