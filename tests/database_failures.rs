@@ -222,6 +222,52 @@ fn cut_connections_lose_nothing() {
 }
 
 #[test]
+fn serialization_conflicts_are_tried_again_until_all_writers_are_stored() {
+    let settings = vec![
+        "listen_addresses=".to_owned(),
+        "default_transaction_isolation=serializable".to_owned(),
+    ];
+    let postgres = Postgres::start_with(|_| settings);
+    let servers = [server(&postgres).start(), server(&postgres).start()];
+    const ROUNDS: usize = 60;
+    const DOCUMENTS: usize = 5;
+    std::thread::scope(|scope| {
+        for (at, server) in servers.iter().enumerate() {
+            scope.spawn(move || {
+                let mut writer = Client::connect(server, Dialect::Json);
+                for round in 0..ROUNDS {
+                    let ids: Vec<String> = (0..DOCUMENTS)
+                        .map(|document| {
+                            let field = format!("s{at}r{round}");
+                            writer.write(&format!("d{document}"), json!({ field.as_str(): round }))
+                        })
+                        .collect();
+                    for id in ids {
+                        assert_eq!(answer(&mut writer, &id).kind, "ack");
+                    }
+                }
+            });
+        }
+    });
+    let met: u64 = servers
+        .iter()
+        .map(|server| server.metric("storage_conflicts_total") + server.metric("storage_retries_total"))
+        .sum();
+    assert!(met > 0, "the servers never met");
+    drop(servers);
+    let reader = server(&postgres).start();
+    let mut client = Client::connect(&reader, Dialect::Json);
+    for document in 0..DOCUMENTS {
+        let state = client.sync(&format!("d{document}"))["state"].clone();
+        assert_eq!(
+            state.as_object().expect("fields").len(),
+            2 * ROUNDS,
+            "d{document}: {state}"
+        );
+    }
+}
+
+#[test]
 fn a_row_that_cannot_be_read_is_refused_alone_and_kept() {
     let postgres = Postgres::start();
     let server = server(&postgres).start();

@@ -98,6 +98,58 @@ fn values_names_deletions_and_texts_come_back_after_a_restart() {
     }
 }
 
+/// Sends a field's value as the bytes it is, and waits for the acknowledgement.
+fn write_raw(client: &mut Client, document: &str, id: &str, field: &str, value: &str) {
+    client.send_text(&format!(
+        "{{\"type\":\"delta\",\"id\":\"{id}\",\"timestamp\":1,\"documentId\":\"{document}\",\"field\":\"{field}\",\"value\":{value}}}"
+    ));
+    client.take_ack(id);
+}
+
+#[test]
+fn numbers_beyond_doubles_and_a_document_of_ten_megabytes_come_back_exactly() {
+    let numbers = [
+        ("huge", "1e400"),
+        ("tiny", "-1e-400"),
+        ("negative", "-0"),
+        ("negative_fraction", "-0.0"),
+        ("digits", "123456789012345678901234567890"),
+        ("fraction", "0.1000000000000000055511151231257827021181583404541015625"),
+        ("inside", "{\"a\":[1e400,-0]}"),
+    ];
+    // Eight of these are nearly as large as a document may be (10,485,760 bytes).
+    const PAIRS: usize = 162_500;
+    let part = "é\\u2028".repeat(PAIRS);
+    let (_postgres, _file, urls) = databases();
+    for url in &urls {
+        let server = over(url).start();
+        let mut writer = Client::connect(&server, Dialect::Json);
+        for (name, value) in numbers {
+            write_raw(&mut writer, "numbers", name, name, value);
+        }
+        for field in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+            write_raw(&mut writer, "large", field, field, &format!("\"{part}\""));
+        }
+        let before = writer.sync("large").bytes.len();
+        assert!(before > 10_000_000, "{before} bytes");
+        drop((writer, server));
+
+        let server = over(url).start();
+        let mut reader = Client::connect(&server, Dialect::Json);
+        let text = String::from_utf8(reader.sync("numbers").bytes.clone()).expect("text");
+        for (name, value) in numbers {
+            assert!(
+                text.contains(&format!("\"{name}\":{value}")),
+                "{name} is not {value} over {url}: {text}"
+            );
+        }
+        let large = String::from_utf8(reader.sync("large").bytes.clone()).expect("text");
+        // JSONB keeps the character, SQLite the way it was written.
+        let pairs = large.matches("é\\u2028").count() + large.matches("é\u{2028}").count();
+        assert_eq!(pairs, 8 * PAIRS, "over {url}");
+    }
+}
+
 #[test]
 fn the_row_is_what_other_servers_read_and_their_rows_are_taken_over() {
     let postgres = Postgres::start();

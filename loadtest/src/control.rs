@@ -135,6 +135,10 @@ pub struct Writing {
     pub fields: u32,
     /// Changes per connection after which it stops; 0 = no end.
     pub messages_max: u32,
+    /// Documents each connection writes in turn, beginning with its own.
+    pub documents_each: u32,
+    /// How far their numbers are apart.
+    pub documents_apart: u32,
 }
 
 /// From the coordinator.

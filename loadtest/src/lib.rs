@@ -5,6 +5,7 @@
 
 pub mod assertion;
 pub mod bare;
+pub mod commits;
 pub mod compare;
 pub mod control;
 pub mod dialect;

@@ -3,7 +3,7 @@
 use crate::result::{Better, Latency, MemorySlopes, RunResult, ServerCpu, Slope, Verdict};
 
 /// What scenarios time. `NAME_p99_ms` and the other statistics exist for each of them.
-pub const LATENCIES: [&str; 10] = [
+pub const LATENCIES: [&str; 13] = [
     "ack",
     "delivery",
     "connect",
@@ -14,6 +14,9 @@ pub const LATENCIES: [&str; 10] = [
     "established",
     "echo",
     "lag",
+    "closed_ack",
+    "single_ack",
+    "commit",
 ];
 
 /// A figure of a run.
@@ -248,7 +251,7 @@ fn memory(result: &RunResult) -> &MemorySlopes {
     &result.memory.slopes
 }
 
-static FIXED: [Fixed; 32] = [
+static FIXED: [Fixed; 34] = [
     bytes(
         "user_bytes_per_connection",
         "resident user memory of the server per connection, slope",
@@ -324,6 +327,19 @@ static FIXED: [Fixed; 32] = [
     rate("delivered_per_second", "deliveries to subscribers per second", |run| {
         run.messages.rate(run.messages.delivered)
     }),
+    rate(
+        "closed_acked_per_second",
+        "changes stored and acknowledged per second in closed loops",
+        |run| run.durable.closed_acked_per_second,
+    ),
+    Fixed {
+        name: "ack_to_commit_ratio",
+        unit: "",
+        better: Better::Lower,
+        description: "median acknowledgement of a lone client by the median of a bare commit",
+        stands_when_saturated: false,
+        read: |run| run.durable.ack_to_commit_ratio,
+    },
     count("requested", Better::Higher, "connections asked for", |run| {
         Some(run.connections.requested as f64)
     }),

@@ -11,8 +11,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+const DURABLE_EXAMPLE: &str = "\
+Three stretches, one after the other: closed loops (closed_acked_per_second), a fixed rate (ack_p95_ms), and with
+--database-url one client with one change under way in turn with bare single-row commits (ack_to_commit_ratio).
+Example, against a server that was started with the same DATABASE_URL and SYNCKIT_MAX_MESSAGES_PER_MINUTE=0:
+  loadtest durable --pid $(pidof synckit-server) --connections 200 --documents 2000 --in-flight 64 --rate 10000 \\
+      --database-url postgresql:///postgres?host=/run/postgresql \\
+      --assert 'closed_acked_per_second >= 20000' --assert 'ack_p95_ms <= 25' --assert 'ack_to_commit_ratio <= 2'";
+
 const EXAMPLES: &str = "\
-The five most common uses:
+The most common uses:
   # 1. What does an idle connection cost, and does the server hold 100,000 of them? (--pid gives its memory and CPU)
   loadtest density --url ws://127.0.0.1:8080/ws --pid $(pidof synckit-server) --connections 100000 --hold 60 \\
       --jwt-secret \"$JWT_SECRET\" --assert 'dropped == 0' --html density.html
@@ -25,6 +33,8 @@ The five most common uses:
   # 5. Two servers side by side, in alternating rounds:
   loadtest compare --server ours=ws://127.0.0.1:8080/ws,pid=4711 \\
       --server theirs=ws://127.0.0.1:9090/ws,pid=4712,dialect=typescript --rounds 3 throughput --connections 50
+  # 6. With a database: how many changes are stored per second, and how late is it said? (loadtest durable --help)
+  loadtest durable --pid $(pidof synckit-server) --connections 200 --documents 2000 --rate 10000
 
 What the tool itself costs: 16 bytes of state per connection (kernel memory apart), and about 1.6 MB per worker
 process, each of which holds up to 19,000 connections; its memory and CPU are part of every result.
@@ -76,6 +86,9 @@ pub enum Scenario {
     Churn(Churn),
     /// Editors, typists, moving cursors and idle readers at realistic rates.
     Mixed(Mixed),
+    /// Changes of a server with a database: how many, how late their acknowledgements, beside bare commits.
+    #[command(after_help = DURABLE_EXAMPLE)]
+    Durable(Durable),
 }
 
 impl Scenario {
@@ -88,6 +101,7 @@ impl Scenario {
             Scenario::Latency(_) => "latency",
             Scenario::Churn(_) => "churn",
             Scenario::Mixed(_) => "mixed",
+            Scenario::Durable(_) => "durable",
         }
     }
 
@@ -100,6 +114,7 @@ impl Scenario {
             Scenario::Latency(options) => &options.common,
             Scenario::Churn(options) => &options.common,
             Scenario::Mixed(options) => &options.common,
+            Scenario::Durable(options) => &options.common,
         }
     }
 
@@ -112,6 +127,7 @@ impl Scenario {
             Scenario::Latency(options) => &mut options.common,
             Scenario::Churn(options) => &mut options.common,
             Scenario::Mixed(options) => &mut options.common,
+            Scenario::Durable(options) => &mut options.common,
         }
     }
 
@@ -308,6 +324,8 @@ impl From<Shape> for Writing {
             payload_bytes: shape.payload,
             fields: shape.fields,
             messages_max: 0,
+            documents_each: 1,
+            documents_apart: 0,
         }
     }
 }
@@ -431,6 +449,39 @@ pub struct Churn {
     /// What changes look like.
     #[command(flatten)]
     pub shape: Shape,
+}
+
+/// Options of `durable`.
+#[derive(Clone, Debug, Args)]
+pub struct Durable {
+    /// What all scenarios have.
+    #[command(flatten)]
+    pub common: Common,
+    /// Connections that write.
+    #[arg(long, visible_alias = "conns", default_value_t = 200, value_parser = count())]
+    pub connections: u32,
+    /// Documents they write to; each connection writes an equal part of them in turn.
+    #[arg(long, default_value_t = 2000, value_parser = count())]
+    pub documents: u32,
+    /// Changes of each connection that wait for their acknowledgement at one time, in the closed loops; 0 = no closed loops.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub in_flight: u32,
+    /// Changes per second of all together, at the fixed rate; 0 = no such stretch.
+    #[arg(long, default_value_t = 10_000.0, value_parser = rate)]
+    pub rate: f64,
+    /// Seconds one client writes alone, one change under way; 0 = it does not.
+    #[arg(long, default_value_t = 4.0, value_parser = rate)]
+    pub single: f64,
+    /// The database of the server, for bare commits in turn with the lone client: postgresql://… or sqlite:PATH. They go to a
+    /// table of their own, loadtest_commits, which is dropped at the end.
+    #[arg(long, env = "LOADTEST_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// What changes look like.
+    #[command(flatten)]
+    pub shape: Shape,
+    /// How long to measure, for each of the first two stretches.
+    #[command(flatten)]
+    pub timing: Timing,
 }
 
 /// Options of `mixed`.

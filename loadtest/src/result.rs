@@ -49,6 +49,9 @@ pub struct RunResult {
     /// The latency this scenario is about, a key of `latencies`: what `p99_ms` without a name means.
     pub headline_latency: Option<String>,
     pub messages: Messages,
+    /// What only scenario `durable` measures.
+    #[serde(skip_serializing_if = "Durable::is_empty")]
+    pub durable: Durable,
     pub rates: Vec<RateSample>,
     /// What this server cannot do, and therefore was not measured.
     pub unsupported: Vec<UnsupportedStep>,
@@ -65,6 +68,22 @@ impl RunResult {
             scenario: scenario.to_owned(),
             ..Self::default()
         }
+    }
+}
+
+/// Figures of scenario `durable`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Durable {
+    /// Changes acknowledged per second in closed loops.
+    pub closed_acked_per_second: Option<f64>,
+    /// Median time of an acknowledgement to a lone client with one change under way, by that of a bare commit.
+    pub ack_to_commit_ratio: Option<f64>,
+}
+
+impl Durable {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 

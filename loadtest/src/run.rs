@@ -440,6 +440,14 @@ impl Run {
         Ok(totals)
     }
 
+    /// Writing ends for now.
+    ///
+    /// # Errors
+    /// A worker has ended.
+    pub fn pause(&mut self) -> Result<()> {
+        self.fleet.order_all(&Order::Rest)
+    }
+
     /// Writing ends; what is under way may arrive; then what arrived is compared with what was written.
     ///
     /// # Errors

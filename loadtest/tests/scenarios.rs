@@ -568,3 +568,67 @@ fn figures_of_a_run_that_fell_behind_its_schedule_are_invalid() {
     let allowed = loadtest(&[&arguments[..], &["--allow-saturated"]].concat());
     assert_eq!(allowed.status.code(), Some(0));
 }
+
+#[test]
+fn durable_measures_stored_changes_beside_bare_commits() {
+    let file = std::env::temp_dir().join(format!("loadtest-durable-{}.sqlite", std::process::id()));
+    let database = format!("sqlite:{}", file.display());
+    let server = Server::start(&[("DATABASE_URL", &database)]);
+    let url = server.url();
+    let arguments = [
+        "durable",
+        "--url",
+        &url,
+        "--connections",
+        "4",
+        "--documents",
+        "12",
+        "--in-flight",
+        "4",
+        "--rate",
+        "200",
+        "--single",
+        "0.8",
+        "--duration",
+        "0.5",
+        "--warmup",
+        "0.2",
+        "--database-url",
+        &database,
+        "--assert",
+        "closed_acked_per_second > 0",
+        "--assert",
+        "ack_to_commit_ratio > 0",
+        "--assert",
+        "server_errors == 0",
+    ];
+    let run = run_of("durable", &arguments);
+    for name in ["closed_ack", "ack", "single_ack", "commit"] {
+        assert!(run.latencies[name].count > 0, "{name}: {:?}", run.latencies.keys());
+    }
+    assert!(
+        run.assertions.iter().all(|outcome| outcome.holds),
+        "{:?}",
+        run.assertions
+    );
+    for (option, value, complaint) in [
+        ("--documents", "3", "--documents must not be less"),
+        ("--database-url", "mysql://x", "write postgresql"),
+    ] {
+        let wrong = loadtest(&["durable", "--quiet", "--url", &url, "--connections", "4", option, value]);
+        let text = String::from_utf8_lossy(&wrong.stderr).into_owned();
+        assert!(!wrong.status.success() && text.contains(complaint), "{text}");
+    }
+    // The connections wrote all documents, and the table of the bare commits is gone.
+    drop(server);
+    let rows = rusqlite::Connection::open(&file).expect("the file");
+    let count = |sql: &str| rows.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("a count");
+    assert_eq!(count("SELECT count(*) FROM documents"), 12 + 1);
+    assert_eq!(
+        count("SELECT count(*) FROM sqlite_schema WHERE name = 'loadtest_commits'"),
+        0
+    );
+    for ending in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{ending}", file.display()));
+    }
+}

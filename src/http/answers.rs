@@ -3,7 +3,7 @@
 use super::facts::{BackendState, DocumentFacts, HealthFacts, MetricsFacts, RoomFacts, SnapshotFacts};
 use super::iso8601::iso8601_utc;
 use super::response::Response;
-use super::routes::FAMILY_VERSION;
+use super::routes::{FAMILY_VERSION, Question};
 use crate::auth::Identity;
 use serde_json::{Value, json};
 
@@ -194,6 +194,20 @@ pub fn snapshot_deleted() -> Response {
 /// Something unexpected happened.
 pub fn internal_error() -> Response {
     Response::error(500, "Internal server error")
+}
+
+/// The database does not take the snapshot, or cannot give it.
+pub fn snapshot_failed(question: &Question) -> Response {
+    match question.snapshot_failure() {
+        Some(text) => Response::error(500, text),
+        None => internal_error(),
+    }
+}
+
+/// The database does not answer now; the same request works later.
+pub fn snapshot_unavailable(question: &Question) -> Response {
+    let text = question.snapshot_failure().unwrap_or("Service unavailable");
+    Response::json(503, &json!({ "error": text, "retryable": true })).with_header("Retry-After", "5")
 }
 
 /// There is no such snapshot.

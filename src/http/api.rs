@@ -10,7 +10,7 @@ use super::request::Head;
 use super::response::{Framing, Response};
 use crate::auth::{Account, Authenticator, LoginResult, RefreshLedger, Subject, Users};
 use crate::clock::Now;
-use crate::config::{Config, DemoLogin, Environment, HttpConfig};
+use crate::config::{Config, Database, DemoLogin, Environment, HttpConfig};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Logins per minute and address, and per minute and account (§16.2).
@@ -37,8 +37,11 @@ impl Api {
     /// Ready to answer. `users` are the accounts of the configured users file.
     pub fn new(config: &Config, auth: Arc<Authenticator>, users: Option<Users>) -> Self {
         let requests = Budgets::new(config.http.requests_per_minute_max, TABLE_CAPACITY);
+        let mut http = config.http.clone();
+        // The switch is about memory; a database keeps them anyway.
+        http.memory_snapshots |= config.storage.database != Database::Memory;
         Self {
-            http: config.http.clone(),
+            http,
             url_token: config.auth.url_token,
             development: config.environment == Environment::Development,
             demo_login: config.auth.demo_login,

@@ -98,6 +98,24 @@ pub enum Question {
     },
 }
 
+impl Question {
+    /// One of §16.4.
+    pub fn is_about_snapshots(&self) -> bool {
+        self.snapshot_failure().is_some()
+    }
+
+    /// What is said when a question about snapshots cannot be answered.
+    pub(super) fn snapshot_failure(&self) -> Option<&'static str> {
+        match self {
+            Question::SnapshotCreate { .. } => Some("Failed to create snapshot"),
+            Question::SnapshotLatest { .. } | Question::SnapshotRead { .. } => Some("Failed to fetch snapshot"),
+            Question::SnapshotList { .. } => Some("Failed to list snapshots"),
+            Question::SnapshotDelete { .. } => Some("Failed to delete snapshot"),
+            _ => None,
+        }
+    }
+}
+
 /// Decides about a complete request. `peer` is the other end of the socket.
 pub fn route(head: &Head, body: &[u8], peer: IpAddr, api: &Api, now: Now) -> Answer {
     // The method that decides: HEAD is a GET whose body the framing takes away.

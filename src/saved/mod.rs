@@ -12,12 +12,16 @@ mod decode;
 mod encode;
 mod exact;
 mod request;
+mod snapshot;
 
 pub use decode::{RowError, RowFacts, decode};
 pub use encode::encode;
 pub use exact::stored_value;
 pub use request::{
     Answer, AuditEntry, AuditKind, Load, Loaded, Request, Store, StoreFailure, Stored, StoredRow, Submit,
+};
+pub use snapshot::{
+    NewSnapshot, SnapshotAnswer, SnapshotAsk, SnapshotRequest, SnapshotRow, decode_snapshot, encode_snapshot,
 };
 
 use crate::document::SavedRecord;

@@ -1,6 +1,6 @@
 //! What shards ask of storage, and what they are answered.
 
-use super::SavedDocument;
+use super::{SavedDocument, SnapshotAnswer, SnapshotRequest};
 use crate::ids::ShardId;
 use std::sync::Arc;
 
@@ -14,6 +14,8 @@ pub enum Request {
     Load(Load),
     /// Write a document.
     Store(Box<Store>),
+    /// Keep, read or delete snapshots.
+    Snapshot(Box<SnapshotRequest>),
     /// Delete everything (`/_test/clear`).
     Clear(ShardId),
 }
@@ -88,6 +90,8 @@ pub enum Answer {
     Loaded(Loaded),
     /// To [`Request::Store`].
     Stored(Stored),
+    /// To [`Request::Snapshot`].
+    Snapshot(SnapshotAnswer),
     /// To [`Request::Clear`].
     Cleared,
 }

@@ -285,7 +285,7 @@ pub(super) fn respond(question: &Question, findings: Vec<Findings>, unix_ms: u64
 }
 
 /// A random UUID (RFC 9562, version 4).
-fn uuid_v4() -> String {
+pub(super) fn uuid_v4() -> String {
     let bits: u128 = rand::rng().random();
     let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let hex = format!("{bits:032x}");

@@ -46,6 +46,8 @@ pub enum Due {
     Patience(u32),
     /// Documents may have been idle long enough to be unloaded.
     Unload,
+    /// Questions about stored snapshots may have waited too long.
+    Snapshots,
 }
 
 /// The grid of deadlines that need no precision.

@@ -219,6 +219,7 @@ impl Shard {
             match answer {
                 Answer::Loaded(loaded) => self.loaded(loaded),
                 Answer::Stored(stored) => self.stored(stored),
+                Answer::Snapshot(answer) => self.snapshot_answered(answer),
                 Answer::Cleared => self.tables_cleared(),
             }
         }
@@ -446,7 +447,8 @@ fn connection_name(session: SessionRef) -> Box<str> {
 }
 
 impl Shelf {
-    fn saved(&self) -> SavedDocument {
+    /// All that is stored of the document.
+    pub(super) fn saved(&self) -> SavedDocument {
         SavedDocument {
             clock: self.fields.clock(),
             records: self.fields.saved_records(),

@@ -36,6 +36,7 @@ mod sending;
 mod sessions;
 mod slab;
 mod snapshots;
+mod stored_snapshots;
 mod storehouse;
 mod superseded;
 mod upkeep;
@@ -272,6 +273,7 @@ impl Shard {
             Due::Storing => self.storing_due(),
             Due::Patience(place) => self.patience_due(place),
             Due::Unload => self.unload_due(),
+            Due::Snapshots => self.snapshots_due(),
         }
     }
 }

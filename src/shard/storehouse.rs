@@ -8,6 +8,7 @@
 //! - `unsaved` counts the shelves of the library for which [`Durable::is_saved`] is false.
 
 use super::mail::{DocumentId, Mail, Wrote};
+use super::stored_snapshots::StoredSnapshots;
 use crate::saved::{AuditEntry, Submit};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -83,6 +84,8 @@ pub(super) struct Storehouse {
     pub loading_scheduled: bool,
     pub storing_scheduled: bool,
     pub unload_scheduled: bool,
+    /// Questions about snapshots that storage has.
+    pub snapshots: StoredSnapshots,
     /// Questions that are answered when the tables are empty.
     pub clearing: Vec<(u64, crate::ids::ShardId)>,
 }

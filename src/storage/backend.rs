@@ -1,6 +1,6 @@
 //! What a database must be able to do. One value is one connection, used by one thread.
 
-use crate::saved::{AuditEntry, RowFacts};
+use crate::saved::{AuditEntry, RowFacts, SnapshotAsk, SnapshotRow};
 use thiserror::Error;
 
 /// One connection to a database.
@@ -8,11 +8,13 @@ pub trait Backend: Send {
     /// Reads rows, in any order; ids without a row are left out.
     fn load(&mut self, ids: &[&str]) -> Result<Vec<Row>, Trouble>;
 
-    /// Writes rows in one transaction and returns when it is committed: the new version of each, or `None` where the
+    /// Writes rows, which come in the order of their ids, in one transaction and returns when it is committed: the new version of each, or `None` where the
     /// row's version is not the expected one and nothing was written for it. On an error nothing was written, unless the
     /// connection was lost during the commit.
     fn store(&mut self, rows: &[RowWrite<'_>]) -> Result<Vec<Option<i64>>, Trouble>;
 
+    /// Keeps, reads or deletes snapshots. Asked again after a lost connection it does no more than once.
+    fn snapshots(&mut self, ask: &SnapshotAsk) -> Result<Vec<SnapshotRow>, Trouble>;
     /// Deletes everything.
     fn clear(&mut self) -> Result<(), Trouble>;
 
@@ -48,6 +50,8 @@ pub struct RowWrite<'a> {
     pub version: i64,
     /// The new `documents.state`.
     pub state: &'a str,
+    /// The document's clock, for `vector_clocks`.
+    pub clock: i64,
     /// Rows for the audit trail.
     pub audit: &'a [AuditEntry],
 }

@@ -1,10 +1,10 @@
-//! Threads that read documents.
+//! Threads that read documents, and keep and read snapshots.
 
 use super::backend::Row;
 use super::thread::{Failure, Worker};
 use super::{Reply, Search};
 use crate::ids::ShardId;
-use crate::saved::{Answer, Load, Loaded, SavedDocument, decode};
+use crate::saved::{Answer, Load, Loaded, SavedDocument, SnapshotAnswer, decode};
 use crossbeam_channel::Receiver;
 use hashbrown::HashMap;
 use std::sync::atomic::Ordering;
@@ -15,17 +15,21 @@ const BATCH_MAX: usize = 32;
 pub(super) fn run(mut worker: Worker, queue: &Receiver<Search>, reply: &Reply) {
     let mut stopped = false;
     while !stopped && let Some(first) = worker.next(queue) {
-        let mut batch = Vec::new();
+        let (mut batch, mut snapshots) = (Vec::new(), None);
         for search in std::iter::once(first).chain(queue.try_iter()) {
             match search {
                 Search::Load(load) => batch.push(load),
+                Search::Snapshot(request) => snapshots = Some(request),
                 Search::Stop => stopped = true,
             }
-            if stopped || batch.len() >= BATCH_MAX {
+            if stopped || snapshots.is_some() || batch.len() >= BATCH_MAX {
                 break;
             }
         }
-        let answers = load(&mut worker, &batch);
+        let answers = match batch.is_empty() {
+            true => Vec::new(),
+            false => load(&mut worker, &batch),
+        };
         let mut by_shard: HashMap<ShardId, Vec<Answer>> = HashMap::new();
         for (load, found) in batch.into_iter().zip(answers) {
             let Some(found) = found else { continue };
@@ -37,6 +41,15 @@ pub(super) fn run(mut worker: Worker, queue: &Receiver<Search>, reply: &Reply) {
         }
         for (shard, answers) in by_shard {
             reply(shard, answers);
+        }
+        if let Some(request) = snapshots {
+            let found = match worker.run(|backend| backend.snapshots(&request.ask)) {
+                Ok(rows) => Ok(rows),
+                Err(Failure::Refused(reason)) => Err(reason),
+                Err(Failure::GivenUp) => continue,
+            };
+            let serial = request.serial;
+            reply(request.shard, vec![Answer::Snapshot(SnapshotAnswer { serial, found })]);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Threads that may block take requests of the shards ([`Request`]) from bounded queues and answer through a callback. Each
 //! thread owns one connection. Writers take whatever is queued, up to a bound, and write it in one transaction: that is
-//! the group commit. Loaders read many documents with one query.
+//! the group commit. Loaders read many documents with one query, and keep and read snapshots.
 //!
 //! Invariants:
 //! - An [`Answer::Stored`] without an error leaves after the commit that contains the document.
@@ -26,7 +26,7 @@ pub use backend::{Backend, Connect, Row, RowWrite, Trouble};
 pub use health::{Health, HealthReport};
 
 use crate::ids::ShardId;
-use crate::saved::{Answer, Load, Request, Store, Submit};
+use crate::saved::{Answer, Load, Request, SnapshotRequest, Store, Submit};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -91,6 +91,7 @@ enum Work {
 /// What a loader does.
 enum Search {
     Load(Load),
+    Snapshot(Box<SnapshotRequest>),
     /// There is nothing more to do.
     Stop,
 }
@@ -117,6 +118,15 @@ impl Queues {
                 Err(Search::Load(load)) => Err(Request::Load(load)),
                 _ => Ok(()),
             },
+            Request::Snapshot(request) => {
+                match loads
+                    .try_send(Search::Snapshot(request))
+                    .map_err(TrySendError::into_inner)
+                {
+                    Err(Search::Snapshot(request)) => Err(Request::Snapshot(request)),
+                    _ => Ok(()),
+                }
+            }
             Request::Store(store) => given_back(stores.try_send(Work::Store(store))),
             Request::Clear(shard) => given_back(stores.try_send(Work::Clear(shard))),
         })

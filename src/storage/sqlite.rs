@@ -5,9 +5,9 @@
 
 use super::audit;
 use super::backend::{Backend, Row, RowWrite, Trouble};
-use crate::saved::{RowFacts, stored_value};
+use crate::saved::{RowFacts, SnapshotAsk, SnapshotRow, encode_snapshot, stored_value};
 use rusqlite::types::Value;
-use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, Params, TransactionBehavior, params};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,10 +17,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pages of the log after which it is copied into the file.
 const CHECKPOINT_PAGES: u32 = 4096;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Schema changes in order; the file's `user_version` counts those it has.
-const STEPS: [&str; VERSION as usize] = ["
+const STEPS: [&str; VERSION as usize] = [
+    "
     CREATE TABLE documents (
         id TEXT PRIMARY KEY,
         state TEXT NOT NULL,
@@ -40,7 +41,34 @@ const STEPS: [&str; VERSION as usize] = ["
     );
     CREATE INDEX idx_deltas_document_id ON deltas (document_id, timestamp DESC);
     CREATE INDEX idx_deltas_timestamp ON deltas (timestamp DESC);
-"];
+",
+    "
+    CREATE TABLE snapshots (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        document_id TEXT NOT NULL,
+        state TEXT NOT NULL,
+        version TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
+    );
+    CREATE INDEX idx_snapshots_document_id ON snapshots (document_id, number DESC);
+    CREATE INDEX idx_snapshots_created_at ON snapshots (created_at DESC);
+",
+];
+
+/// What every answer says of a snapshot.
+const SNAPSHOT_FACTS: &str = "id, document_id, version, size_bytes, created_at";
+
+/// Deltas of 30 days ago, snapshots of a week ago and all but the newest ten of a document.
+const CLEAN_UP: [&str; 3] = [
+    "DELETE FROM deltas WHERE timestamp < CAST(unixepoch('subsec') * 1000 AS INTEGER) - 30 * 86400000",
+    "DELETE FROM snapshots WHERE created_at < CAST(unixepoch('subsec') * 1000 AS INTEGER) - 7 * 86400000",
+    "DELETE FROM snapshots WHERE number IN (
+         SELECT number FROM (
+             SELECT number, row_number() OVER (PARTITION BY document_id ORDER BY number DESC) AS age FROM snapshots
+         ) WHERE age > 10)",
+];
 
 /// One connection.
 pub struct Sqlite {
@@ -123,6 +151,58 @@ impl Sqlite {
     }
 }
 
+impl Sqlite {
+    fn snapshot_rows(&mut self, ask: &SnapshotAsk) -> Result<Vec<SnapshotRow>, Error> {
+        let select = |with_state: bool, rest: &str| {
+            let state = if with_state { "state" } else { "''" };
+            format!("SELECT {SNAPSHOT_FACTS}, {state} FROM snapshots WHERE {rest}")
+        };
+        match ask {
+            SnapshotAsk::Add(snapshot) => {
+                let (state, size_bytes) = encode_snapshot(&snapshot.content);
+                let version = format!("{{\"server\":{}}}", snapshot.content.clock);
+                // The id is there already when the commit was lost on the way.
+                let insert = format!(
+                    "INSERT INTO snapshots (id, document_id, state, version, size_bytes)
+                     SELECT ?1, id, ?3, ?4, ?5 FROM documents WHERE id = ?2
+                     ON CONFLICT (id) DO UPDATE SET size_bytes = excluded.size_bytes RETURNING {SNAPSHOT_FACTS}, ''"
+                );
+                let size_bytes = size_bytes as i64;
+                let row = params![snapshot.id, &*snapshot.document, state, version, size_bytes];
+                self.snapshots_of(&insert, row)
+            }
+            SnapshotAsk::Latest(document) => {
+                let newest = select(true, "document_id = ?1 ORDER BY number DESC LIMIT 1");
+                self.snapshots_of(&newest, params![&**document])
+            }
+            SnapshotAsk::List { document, limit } => {
+                let newest = select(false, "document_id = ?1 ORDER BY number DESC LIMIT ?2");
+                self.snapshots_of(&newest, params![&**document, *limit as i64])
+            }
+            SnapshotAsk::Find(id) => self.snapshots_of(&select(true, "id = ?1"), params![id]),
+            SnapshotAsk::Remove(id) => {
+                let delete = format!("DELETE FROM snapshots WHERE id = ?1 RETURNING {SNAPSHOT_FACTS}, ''");
+                self.snapshots_of(&delete, params![id])
+            }
+        }
+    }
+
+    fn snapshots_of(&self, sql: &str, parameters: impl Params) -> Result<Vec<SnapshotRow>, Error> {
+        let mut statement = self.connection.prepare(sql)?;
+        let rows = statement.query_map(parameters, |row| {
+            Ok(SnapshotRow {
+                id: row.get(0)?,
+                document: row.get(1)?,
+                version: row.get(2)?,
+                size_bytes: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+                created_at_ms: u64::try_from(row.get::<_, i64>(4)?).unwrap_or(0),
+                state: row.get(5)?,
+            })
+        })?;
+        rows.collect()
+    }
+}
+
 impl Backend for Sqlite {
     fn load(&mut self, ids: &[&str]) -> Result<Vec<Row>, Trouble> {
         self.load_all(ids).map_err(|error| trouble(&error))
@@ -132,14 +212,20 @@ impl Backend for Sqlite {
         self.store_all(rows).map_err(|error| trouble(&error))
     }
 
+    fn snapshots(&mut self, ask: &SnapshotAsk) -> Result<Vec<SnapshotRow>, Trouble> {
+        self.snapshot_rows(ask).map_err(|error| trouble(&error))
+    }
+
     fn clear(&mut self) -> Result<(), Trouble> {
-        let all = "BEGIN IMMEDIATE; DELETE FROM deltas; DELETE FROM documents; COMMIT";
+        let all = "BEGIN IMMEDIATE; DELETE FROM snapshots; DELETE FROM deltas; DELETE FROM documents; COMMIT";
         self.connection.execute_batch(all).map_err(|error| trouble(&error))
     }
 
     fn clean_up(&mut self) -> Result<u64, Trouble> {
-        let old = "DELETE FROM deltas WHERE timestamp < CAST(unixepoch('subsec') * 1000 AS INTEGER) - 30 * 86400000";
-        let deleted = self.connection.execute(old, []);
+        let cleaned = |connection: &Connection| -> Result<usize, Error> {
+            CLEAN_UP.iter().map(|statement| connection.execute(statement, [])).sum()
+        };
+        let deleted = cleaned(&self.connection);
         deleted.map(|rows| rows as u64).map_err(|error| trouble(&error))
     }
 

@@ -1,7 +1,7 @@
 use super::sqlite::Sqlite;
 use super::*;
 use crate::document::{SavedRecord, json_key};
-use crate::saved::{Loaded, RowFacts, SavedDocument, Stored, decode};
+use crate::saved::{Loaded, RowFacts, SavedDocument, SnapshotAsk, SnapshotRow, Stored, decode};
 use crossbeam_channel::unbounded;
 use hashbrown::HashMap;
 use std::sync::Mutex;
@@ -65,6 +65,10 @@ impl Backend for Connection {
             Some(Script::LostAfterCommit) => Err(Trouble::Away("lost".into())),
             _ => Ok(outcome),
         }
+    }
+
+    fn snapshots(&mut self, _: &SnapshotAsk) -> Result<Vec<SnapshotRow>, Trouble> {
+        Ok(Vec::new())
     }
 
     fn clear(&mut self) -> Result<(), Trouble> {

@@ -34,6 +34,8 @@ pub(super) fn run(mut worker: Worker, queue: &Receiver<Work>, node: &str, reply:
                 break;
             }
         }
+        // In one order everywhere, so that writers who meet wait for each other in turn.
+        batch.sort_by(|a, b| a.store.document.cmp(&b.store.document));
         store(&mut worker, batch, node, reply);
         if let Some(shard) = clear {
             // Refusals have nobody to be told: the tables stay as they are, and the log says why.
@@ -67,6 +69,7 @@ impl Item {
             id: &self.store.document,
             version: self.store.version,
             state: &self.state,
+            clock: i64::try_from(self.store.content.clock).unwrap_or(i64::MAX),
             audit: &self.store.audit,
         }
     }

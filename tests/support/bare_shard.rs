@@ -13,7 +13,7 @@ use synckit_server::handler::{Effect, Handler};
 use synckit_server::http::Api;
 use synckit_server::ids::{ShardId, Slot};
 use synckit_server::shard::context::{Context, Parts};
-use synckit_server::shard::{Shard, ShardEffect};
+use synckit_server::shard::{Shard, ShardEffect, StorageLink};
 
 pub const UNIX_MS: u64 = 1_760_000_000_000;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -22,6 +22,11 @@ pub const QUIET_US: u64 = 10_000;
 
 /// What the shards of a server with these environment variables share: no logins, no storage.
 pub fn context(variables: &[(&str, &str)], shards: u16) -> Arc<Context> {
+    context_over(None, variables, shards)
+}
+
+/// The same with a database.
+pub fn context_over(storage: Option<StorageLink>, variables: &[(&str, &str)], shards: u16) -> Arc<Context> {
     let look_up = |name: &str| {
         let found = variables.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| (*value).to_owned())
@@ -32,7 +37,7 @@ pub fn context(variables: &[(&str, &str)], shards: u16) -> Arc<Context> {
         api: Arc::new(Api::new(&config, authenticator.clone(), None)),
         authenticator,
         started_unix_ms: UNIX_MS,
-        storage: None,
+        storage,
         run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
     };
     Arc::new(Context::new(config, shards, parts))
@@ -68,6 +73,13 @@ pub fn delta(document: &str, number: usize) -> String {
     format!(r#"{head}{padding}"}}"#)
 }
 
+/// Without authentication and limits.
+const OPEN: [(&str, &str); 3] = [
+    ("SYNCKIT_AUTH_REQUIRED", "false"),
+    ("SYNCKIT_MAX_MESSAGES_PER_MINUTE", "0"),
+    ("SYNCKIT_MAX_CONNECTIONS_PER_IP", "0"),
+];
+
 /// See the module's documentation.
 pub struct BareShard {
     pub shard: Shard,
@@ -91,12 +103,17 @@ impl BareShard {
 
     /// The shards of one server; their mail is left in [`BareShard::mail`] for the caller to deliver.
     pub fn several(shards: u16) -> Vec<BareShard> {
-        let variables = [
-            ("SYNCKIT_AUTH_REQUIRED", "false"),
-            ("SYNCKIT_MAX_MESSAGES_PER_MINUTE", "0"),
-            ("SYNCKIT_MAX_CONNECTIONS_PER_IP", "0"),
-        ];
-        let context = context(&variables, shards);
+        BareShard::all_of(context(&OPEN, shards), shards)
+    }
+
+    /// One shard with a database; what it says of its health and where requests go is the link's.
+    pub fn stored(link: StorageLink) -> BareShard {
+        let variables: Vec<(&str, &str)> = OPEN.into_iter().chain([("DATABASE_URL", "sqlite:unused")]).collect();
+        let context = context_over(Some(link), &variables, 1);
+        BareShard::all_of(context, 1).pop().expect("one shard")
+    }
+
+    fn all_of(context: Arc<Context>, shards: u16) -> Vec<BareShard> {
         let shard = |id| BareShard {
             shard: Shard::new(ShardId(id), context.clone()),
             now: Now {

@@ -140,6 +140,7 @@ impl SimulatedStorage {
                 };
                 (store.shard, Answer::Stored(stored))
             }
+            Request::Snapshot(_) => unreachable!("the simulation asks for no snapshots"),
             Request::Clear(shard) => {
                 self.table.clear();
                 (shard, Answer::Cleared)

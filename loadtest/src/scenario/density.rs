@@ -149,6 +149,8 @@ fn broadcast_and_edit(run: &mut Run, options: &Density) -> Result<()> {
         payload_bytes: 150,
         fields: 1,
         messages_max: 1,
+        documents_each: 1,
+        documents_apart: 0,
     };
     run.phase("connect editors");
     let has_broadcast = options.broadcast_subscribers > 0;

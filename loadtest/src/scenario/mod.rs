@@ -3,6 +3,7 @@
 mod churn;
 mod closed;
 mod density;
+mod durable;
 mod rates;
 
 use crate::control::{Abilities, Group, Tally};
@@ -31,13 +32,14 @@ pub fn run(scenario: &Scenario) -> Result<RunResult> {
         Scenario::Latency(options) => rates::latency(options, prepared),
         Scenario::Churn(options) => churn::run(options, prepared),
         Scenario::Mixed(options) => rates::mixed(options, prepared),
+        Scenario::Durable(options) => durable::run(options, prepared),
     }
 }
 
 /// Abilities without which a scenario has nothing to measure.
 fn missing(scenario: &Scenario, abilities: &Abilities) -> Vec<&'static str> {
     let needs_ack = match scenario {
-        Scenario::Throughput(_) => true,
+        Scenario::Throughput(_) | Scenario::Durable(_) => true,
         Scenario::Fanout(options) => options.rate == 0.0,
         _ => false,
     };

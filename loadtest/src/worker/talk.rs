@@ -228,19 +228,22 @@ impl Engine {
     fn change(&mut self, slot: u32, due_ns: u64) {
         let index = usize::from(self.connections[slot as usize].group);
         let (writer_number, client) = (self.writer_number(slot), self.identity(slot));
-        let document = self.document_name(slot);
         let group = &mut self.groups[index];
         let Some(acting) = &mut group.acting else { return };
         let sequence = acting.writers[(slot - group.from) as usize].write(due_ns);
+        let (group, writing) = (&self.plan.groups[index], acting.writing);
+        let steps = sequence % writing.documents_each.max(1) * writing.documents_apart;
+        let number = (self.document(slot) + steps) % group.documents.max(1);
+        let document = format!("{}{number}", group.prefix);
         let delta = Delta {
             document: &document,
-            field: sequence % acting.writing.fields.max(1),
+            field: sequence % writing.fields.max(1),
             stamp: Stamp {
                 writer: writer_number,
                 sequence,
                 due_ns,
             },
-            payload_bytes: acting.writing.payload_bytes as usize,
+            payload_bytes: writing.payload_bytes as usize,
             client,
         };
         self.speaker.delta(&mut self.out, &delta);

@@ -175,6 +175,8 @@ mod tests {
         payload_bytes: 0,
         fields: 1,
         messages_max: 3,
+        documents_each: 1,
+        documents_apart: 0,
     };
 
     #[test]
