@@ -9,8 +9,8 @@ use synckit_server::config::CorsOrigins;
 use synckit_server::http::{Framing, Head, upgrade_key};
 use synckit_server::websocket::handshake::switching_protocols;
 use synckit_server::websocket::{
-    Decoder, Deflate, Deflater, Event, Inflater, Opcode, close_frame, deflated_frame_header, empty_close_frame, extension,
-    frame_header, pong_frame,
+    Decoder, Deflate, Deflater, Event, Inflater, Opcode, close_frame, deflated_frame_header, empty_close_frame,
+    extension, frame_header, pong_frame,
 };
 
 /// Like the server's own hard limit (docs/protocol.md §17.1).

@@ -50,6 +50,8 @@ pub const AWARENESS_STATE_BYTES_MAX: usize = 64 << 10;
 pub const AWARENESS_ENTRIES_PER_CONNECTION_MAX: usize = 100;
 /// Presence entries of one document.
 pub const AWARENESS_ENTRIES_PER_DOCUMENT_MAX: usize = 10_000;
+/// Bytes of them: states and client ids.
+pub const AWARENESS_BYTES_PER_DOCUMENT_MAX: usize = 16 << 20;
 
 /// Longest field name in bytes (protocol §17.1).
 pub const FIELD_NAME_BYTES_MAX: usize = 1024;

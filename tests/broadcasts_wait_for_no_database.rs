@@ -2,7 +2,7 @@
 //! acknowledgement waits. The medians of both are printed; the bound is far above them and far below any wait for a commit.
 //! For figures: `cargo test --release --test broadcasts_wait_for_no_database -- --nocapture`, or `loadtest latency`.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::{Duration, Instant};

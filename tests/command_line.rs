@@ -2,7 +2,7 @@
 //! what holds a node back, capacities that agree with what was measured (docs/density.md), a manual page and completions.
 //! Tried with the real binary.
 
-mod support;
+use test_support as support;
 
 use serde_json::Value;
 use std::net::TcpListener;

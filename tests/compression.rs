@@ -3,7 +3,7 @@
 //! cut streams, references to earlier messages and misplaced marks end the connection with the right code while the server
 //! goes on. Clients here speak raw frames and flate2.
 
-mod support;
+use test_support as support;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::{Value, json};
@@ -124,7 +124,11 @@ impl Raw {
             assert_ne!(frame.head & 0x0f, 8, "closed: {:?}", frame.payload);
             if frame.head & 0x0f == 1 {
                 let is_deflated = frame.head & 0x40 != 0;
-                let text = if is_deflated { inflate(&frame.payload) } else { frame.payload };
+                let text = if is_deflated {
+                    inflate(&frame.payload)
+                } else {
+                    frame.payload
+                };
                 let value = serde_json::from_slice(&text).expect("JSON");
                 return (value, frame.wire_bytes, is_deflated);
             }
@@ -263,7 +267,9 @@ fn the_traffic_of_a_text_shrinks() {
     }
     for keys in (20..=600).step_by(58) {
         let element = json!({"type": "text-state", "state": typed(keys), "documentId": "text", "clientId": "c", "timestamp": keys, "clock": {"c": keys}});
-        writer.send(&json!({"type": "delta_batch", "id": "w", "timestamp": 1, "documentId": "text", "deltas": [element]}));
+        writer.send(
+            &json!({"type": "delta_batch", "id": "w", "timestamp": 1, "documentId": "text", "deltas": [element]}),
+        );
         writer.wait_for("ack");
         let states = listeners.each_mut().map(|listener| {
             let (batch, _, _) = listener.wait_for("delta_batch");
@@ -293,12 +299,24 @@ fn what_must_not_be_ends_the_connection() {
     }
     let [before, refers] = parts;
     let attacks: Vec<Attack<'_>> = vec![
-        ("a mark on a continuation", 1002, vec![(0x41, half.to_vec()), (0xc0, rest.to_vec())]),
+        (
+            "a mark on a continuation",
+            1002,
+            vec![(0x41, half.to_vec()), (0xc0, rest.to_vec())],
+        ),
         ("a mark on a ping", 1002, vec![(0xc9, b"x".to_vec())]),
-        ("a mark on a ping within a message", 1002, vec![(0x41, half.to_vec()), (0xc9, b"x".to_vec())]),
+        (
+            "a mark on a ping within a message",
+            1002,
+            vec![(0x41, half.to_vec()), (0xc9, b"x".to_vec())],
+        ),
         ("another reserved bit", 1002, vec![(0xa1, message.clone())]),
         ("a bomb", 1009, vec![(0xc1, bomb.clone())]),
-        ("a bomb in pieces", 1009, vec![(0x41, bomb[..20_000].to_vec()), (0x80, bomb[20_000..].to_vec())]),
+        (
+            "a bomb in pieces",
+            1009,
+            vec![(0x41, bomb[..20_000].to_vec()), (0x80, bomb[20_000..].to_vec())],
+        ),
         ("a cut stream", 1007, vec![(0xc1, half.to_vec())]),
         ("nothing at all", 1007, vec![(0xc1, Vec::new())]),
         ("noise", 1007, vec![(0xc1, vec![0xff; 300])]),

@@ -4,7 +4,7 @@
 //! Mounting needs root. Where it is not permitted the test says `SKIPPED` and checks nothing; a full disk under SQLite is
 //! tried in `database_failures`, by a limit on the size of files.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::os::unix::fs::{MetadataExt, chown};

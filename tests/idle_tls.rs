@@ -1,8 +1,8 @@
 //! A TLS connection at rest costs the server at most 4,600 bytes of resident memory, and a handshake leaves nothing else
-//! behind. Two thousand WebSockets over TLS subscribe and rest; memory is compared between the first quarter and all of
+//! behind. Twelve hundred WebSockets over TLS subscribe and rest; memory is compared between the first quarter and all of
 //! them. Prints what each costs, and the processor time of a handshake with upgrade and subscription.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use support::Server;
 use support::tls::{Files, Stream, client_config, stream};
 use tungstenite::{Message, WebSocket};
 
-const CONNECTIONS: usize = 2000;
+const CONNECTIONS: usize = 1200;
 /// Resident bytes of the server for each further connection.
 const BYTES_MAX: f64 = 4600.0;
 /// Until nothing of a connection's opening is left: its longest deadline is 10 s.
@@ -52,7 +52,9 @@ fn idle_tls_connections_are_cheap() {
     );
     assert!(each <= BYTES_MAX, "{each:.0} bytes for each idle TLS connection");
     for socket in sockets.iter_mut().step_by(97) {
-        socket.send(Message::text(r#"{"type":"ping","id":"p","timestamp":1}"#)).expect("sent");
+        socket
+            .send(Message::text(r#"{"type":"ping","id":"p","timestamp":1}"#))
+            .expect("sent");
         assert!(socket.read().expect("an answer").to_string().contains("pong"));
     }
 }

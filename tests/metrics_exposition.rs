@@ -3,7 +3,7 @@
 //! complete, and units are base units. Every metric that the alert rules and the dashboard name exists, and the numbers move
 //! when what they count happens.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,7 +2,7 @@
 //! PostgreSQL, tokens from `token`, two clients that see the same, a restart that loses nothing, and an orderly end. Every
 //! step is a command that docs/operations.md names.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use std::fs;

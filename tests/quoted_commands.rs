@@ -40,8 +40,8 @@ const OTHERS: [&str; 28] = [
     "useradd",
 ];
 /// Subcommands of cargo, our own wrapper of nothing.
-const CARGO: [&str; 9] = [
-    "bench", "build", "clippy", "deb", "doc", "fmt", "install", "run", "test",
+const CARGO: [&str; 10] = [
+    "bench", "build", "clippy", "deb", "doc", "fmt", "install", "metadata", "run", "test",
 ];
 
 fn root() -> &'static Path {
@@ -150,7 +150,7 @@ fn simple(line: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Without `sudo` and settings of variables in front, and without redirections behind.
+/// Without `sudo`, `export` and settings of variables in front, and without redirections behind.
 fn without_preamble(words: Vec<String>) -> Vec<String> {
     let is_setting = |word: &str| {
         word.split_once('=').is_some_and(|(name, _)| {
@@ -160,7 +160,9 @@ fn without_preamble(words: Vec<String>) -> Vec<String> {
                     .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
         })
     };
-    let rest = words.into_iter().skip_while(|word| word == "sudo" || is_setting(word));
+    let rest = words
+        .into_iter()
+        .skip_while(|word| ["sudo", "export"].contains(&word.as_str()) || is_setting(word));
     rest.take_while(|word| !word.starts_with('>') && !word.starts_with("2>") && word != "<")
         .collect()
 }

@@ -2,7 +2,7 @@
 //! look into an index. Prints how long it took to listen, and to serve first documents. Small by default; figures come from
 //! `DOCUMENTS=1000000 cargo test --release --test restart_with_many_documents -- --nocapture`.
 
-mod support;
+use test_support as support;
 
 use std::time::{Duration, Instant};
 use support::database::Postgres;

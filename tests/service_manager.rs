@@ -3,7 +3,7 @@
 //! state to the log; a listening socket of the service manager outlives it; SIGTERM spreads the closing of connections over
 //! its window and says "not ready" meanwhile. Tried with the real process and a notification socket of the test's own.
 
-mod support;
+use test_support as support;
 
 use serde_json::json;
 use std::fs;
@@ -159,20 +159,23 @@ impl Held {
         unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) };
         Ok(Held(thread))
     }
+}
 
-    fn release(self) {
+impl Drop for Held {
+    fn drop(&mut self) {
         // SAFETY: as above.
         unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, 0usize, 0usize) };
     }
 }
 
+/// The oldest thread whose name begins so: an executor's own, which starts its helpers.
 fn thread_named(pid: u32, name: &str) -> libc::pid_t {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
-    let found = threads
+    let named = threads
         .flatten()
-        .find(|entry| fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == name));
-    let id = found.unwrap_or_else(|| panic!("no thread {name}")).file_name();
-    id.to_str().and_then(|id| id.parse().ok()).expect("a thread id")
+        .filter(|entry| fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.starts_with(name)));
+    let ids = named.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.min().unwrap_or_else(|| panic!("no thread {name}"))
 }
 
 #[test]
@@ -193,7 +196,7 @@ fn the_watchdog_starves_while_a_shard_is_stuck() {
         assert_ne!(message.as_deref(), Some("WATCHDOG=1"), "fed while shard 1 stood still");
     }
     assert!(server.log().contains("the watchdog is not fed"), "{}", server.log());
-    held.release();
+    drop(held);
     manager.await_message("WATCHDOG=1");
 }
 

@@ -12,6 +12,8 @@
 mod frame;
 #[path = "support/mesh.rs"]
 mod mesh;
+#[path = "support/mutations.rs"]
+mod mutations;
 #[path = "support/sdk_model.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod sdk_model;
@@ -532,6 +534,7 @@ fn play_all(usual: u64, play: fn(u64, u16, &mut Seen)) -> (Seen, bool) {
         Some(seed) => seed..seed + 1,
         None => 0..number("SIM_SEEDS").unwrap_or(usual),
     };
+    mutations::choose_from_environment();
     let whole = number("SIM_SEED").is_none() && seeds.end >= usual;
     let mut seen = Seen::default();
     for seed in seeds {
@@ -565,4 +568,12 @@ fn everybody_agrees_after_any_history() {
         let all = all && seen.commits > 1000 && seen.loads > 100 && seen.conflicts > 0;
         assert!(all, "the simulation does not reach what it is for: {seen:?}");
     }
+}
+
+#[test]
+fn every_deliberate_breakage_is_noticed() {
+    mutations::every_one_is_noticed(&[
+        "everybody_agrees_after_any_history",
+        "what_was_acknowledged_survives_a_crash_at_any_moment",
+    ]);
 }

@@ -2,7 +2,7 @@
 //! deleted, and what is missing is named as without a database. While the database is away they are refused as retryable,
 //! and other requests of the shard do not wait. Over PostgreSQL and SQLite, with one shard and with three.
 
-mod support;
+use test_support as support;
 
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

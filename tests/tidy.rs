@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that take values and give effects (docs/architecture.md §3).
-const PURE_ROOMS: [&str; 17] = [
+const PURE_ROOMS: [&str; 18] = [
     "histogram",
     "protocol",
     "websocket",
@@ -19,6 +19,7 @@ const PURE_ROOMS: [&str; 17] = [
     "session",
     "shard",
     "limits",
+    "mutation",
     "config",
     "handler",
     "clock",

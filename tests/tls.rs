@@ -3,7 +3,7 @@
 //! hurt nobody; the certificate is replaced under live connections; unusable files are refused at the start with the
 //! reason. Clients are tungstenite over rustls, and openssl. (Chromium and Node are in `browser.rs`.)
 
-mod support;
+use test_support as support;
 
 use rustls::{ClientConfig, HandshakeKind};
 use serde_json::{Value, json};
@@ -16,7 +16,9 @@ use support::{PATIENCE, Server, eventually};
 use tungstenite::{Message, WebSocket};
 
 fn websocket(server: &Server, config: &Arc<ClientConfig>) -> WebSocket<Stream> {
-    tungstenite::client("wss://localhost/ws", stream(server, config)).expect("the upgrade succeeds").0
+    tungstenite::client("wss://localhost/ws", stream(server, config))
+        .expect("the upgrade succeeds")
+        .0
 }
 
 fn send(socket: &mut WebSocket<Stream>, message: &Value) {
@@ -36,10 +38,16 @@ fn wait_for(socket: &mut WebSocket<Stream>, kind: &str) -> Value {
 
 fn get(server: &Server, path: &str) -> String {
     let mut stream = stream(server, &client_config());
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .expect("sent");
     let mut answer = String::new();
     // A clean end: the server said that nothing follows.
-    stream.read_to_string(&mut answer).expect("an answer that ends with close_notify");
+    stream
+        .read_to_string(&mut answer)
+        .expect("an answer that ends with close_notify");
     answer
 }
 
@@ -55,13 +63,17 @@ fn documents_are_shared_over_both_socket_layers() {
             let document = format!("document-{number}");
             let mut pair = [websocket(&server, &config), websocket(&server, &config)];
             for (at, socket) in pair.iter_mut().enumerate() {
-                send(socket, &json!({"type": "subscribe", "id": "s", "timestamp": 1, "documentId": document}));
+                send(
+                    socket,
+                    &json!({"type": "subscribe", "id": "s", "timestamp": 1, "documentId": document}),
+                );
                 let answer = wait_for(socket, "sync_response");
                 assert_eq!(answer["documentId"], document, "client {at}");
             }
             let [writer, reader] = &mut pair;
             let value = "x".repeat(if number == 0 { 1_500_000 } else { 10 * number });
-            let write = json!({"type": "delta", "id": "w", "timestamp": 1, "documentId": document, "delta": {"f": value}});
+            let write =
+                json!({"type": "delta", "id": "w", "timestamp": 1, "documentId": document, "delta": {"f": value}});
             send(writer, &write);
             wait_for(writer, "ack");
             assert_eq!(wait_for(reader, "delta")["value"], value);
@@ -81,7 +93,10 @@ fn a_slow_reader_gets_everything_in_the_end() {
     wait_for(&mut socket, "ack");
     // Twelve megabytes of answers, more than any socket buffer holds, before the first is read.
     for number in 0..12 {
-        send(&mut socket, &json!({"type": "sync_request", "id": number.to_string(), "timestamp": 1, "documentId": "d"}));
+        send(
+            &mut socket,
+            &json!({"type": "sync_request", "id": number.to_string(), "timestamp": 1, "documentId": "d"}),
+        );
     }
     std::thread::sleep(std::time::Duration::from_millis(500));
     for _ in 0..12 {
@@ -107,7 +122,12 @@ fn whatever_else_arrives_hurts_nobody() {
     assert_eq!(plain.status, 400);
     assert!(plain.text().contains("TLS"), "{}", plain.text());
     let hello: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
-    let attacks: [&[u8]; 4] = [&[0; 3000], b"SSH-2.0-x\r\n", &[0x16, 3, 1, 0xff, 0xff, 1, 2, 3], &[0x17, 3, 3, 0, 2, 1, 1]];
+    let attacks: [&[u8]; 4] = [
+        &[0; 3000],
+        b"SSH-2.0-x\r\n",
+        &[0x16, 3, 1, 0xff, 0xff, 1, 2, 3],
+        &[0x17, 3, 3, 0, 2, 1, 1],
+    ];
     for attack in attacks {
         let mut socket = TcpStream::connect(server.address()).expect("the server accepts");
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
@@ -147,7 +167,9 @@ fn the_certificate_is_replaced_under_live_connections() {
 
     files.make("cert.pem", "key.pem", "second", "2");
     server.signal("HUP");
-    eventually("the new certificate", || (certificate(&fresh()) != certificate(&old)).then_some(()));
+    eventually("the new certificate", || {
+        (certificate(&fresh()) != certificate(&old)).then_some(())
+    });
     let second = certificate(&fresh());
     send(&mut old, &json!({"type": "ping", "id": "p", "timestamp": 1}));
     wait_for(&mut old, "pong");
@@ -186,9 +208,14 @@ fn unusable_files_are_refused_with_the_reason() {
         ("expired.pem", "key.pem", "expired on"),
     ];
     for (certificate, key, reason) in cases {
-        let start = Server::with().env("TLS_CERT", files.path(certificate)).env("TLS_KEY", files.path(key));
+        let start = Server::with()
+            .env("TLS_CERT", files.path(certificate))
+            .env("TLS_KEY", files.path(key));
         let (status, log) = start.refuses();
-        assert!(!status.success() && log.contains(reason), "{certificate} with {key}: {log}");
+        assert!(
+            !status.success() && log.contains(reason),
+            "{certificate} with {key}: {log}"
+        );
         assert!(log.contains("Remedy"), "{log}");
     }
     let (_, log) = Server::with().env("TLS_CERT", files.path("cert.pem")).refuses();
@@ -211,7 +238,10 @@ fn old_versions_and_other_protocols_are_refused() {
         (run.status.success(), String::from_utf8_lossy(&run.stdout).into_owned())
     };
     let (works, said) = openssl("-tls1_2 -alpn http/1.1");
-    assert!(works && said.contains("ALPN protocol: http/1.1") && said.contains("TLSv1.2"), "{said}");
+    assert!(
+        works && said.contains("ALPN protocol: http/1.1") && said.contains("TLSv1.2"),
+        "{said}"
+    );
     let (works, said) = openssl("-tls1_3");
     assert!(works && said.contains("TLSv1.3"), "{said}");
     assert!(!openssl("-tls1_1 -cipher DEFAULT@SECLEVEL=0").0, "TLS 1.1");

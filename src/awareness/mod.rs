@@ -5,7 +5,9 @@
 //! an entry of a live connection never expires. Clocks sent out only grow, whatever clocks the owners start from.
 
 use crate::ids::SessionRef;
-use crate::limits::{AWARENESS_ENTRIES_PER_CONNECTION_MAX, AWARENESS_ENTRIES_PER_DOCUMENT_MAX};
+use crate::limits::{
+    AWARENESS_BYTES_PER_DOCUMENT_MAX, AWARENESS_ENTRIES_PER_CONNECTION_MAX, AWARENESS_ENTRIES_PER_DOCUMENT_MAX,
+};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use std::sync::Arc;
@@ -70,7 +72,9 @@ fn sent_clock(clock: u64, offset: u64) -> u64 {
 pub struct Presence {
     entries: HashMap<Arc<str>, Entry>,
     owned: HashMap<SessionRef, u32>,
-    orphans: usize,
+    orphans: u32,
+    /// Of all states and ids together.
+    bytes: u32,
 }
 
 impl Presence {
@@ -123,9 +127,14 @@ impl Presence {
             };
             return Ok(self.remove(client_id, sent));
         };
+        let grown = self.bytes as usize + state.len() - entry.state.len();
+        if grown > AWARENESS_BYTES_PER_DOCUMENT_MAX && state.len() > entry.state.len() {
+            return Err(Rejected::Limit);
+        }
         if !owns {
             self.take_over(session, client_id, clock)?;
         }
+        self.bytes = grown as u32;
         let (client_id, entry) = self.entries.get_key_value(client_id).expect("looked up above");
         let change = Change {
             client_id: client_id.clone(),
@@ -145,10 +154,12 @@ impl Presence {
         clock: Option<u64>,
         state: Bytes,
     ) -> Result<Change, Rejected> {
-        if self.entries.len() >= AWARENESS_ENTRIES_PER_DOCUMENT_MAX {
+        let grown = self.bytes as usize + client_id.len() + state.len();
+        if self.entries.len() >= AWARENESS_ENTRIES_PER_DOCUMENT_MAX || grown > AWARENESS_BYTES_PER_DOCUMENT_MAX {
             return Err(Rejected::Limit);
         }
         self.own(session)?;
+        self.bytes = grown as u32;
         let client_id: Arc<str> = client_id.into();
         let clock = clock.unwrap_or(1);
         let entry = Entry {
@@ -245,6 +256,7 @@ impl Presence {
 
     fn remove(&mut self, client_id: &str, clock: u64) -> Change {
         let (client_id, entry) = self.entries.remove_entry(client_id).expect("the caller looked it up");
+        self.bytes -= (client_id.len() + entry.state.len()) as u32;
         match entry.owner {
             Owner::Connection(owner) => self.disown(owner),
             Owner::Orphan { .. } => self.orphans -= 1,
@@ -330,5 +342,32 @@ mod tests {
         );
         presence.update(session(1), "0", None, None).unwrap();
         assert!(presence.update(session(1), "more", None, state("{}")).is_ok());
+    }
+
+    #[test]
+    fn all_states_together_have_a_limit() {
+        let mut presence = Presence::default();
+        let large = Bytes::from(vec![b'x'; 1 << 20]);
+        let places = AWARENESS_BYTES_PER_DOCUMENT_MAX >> 20;
+        let name = |number: usize| format!("c{number}");
+        for number in 0..places - 1 {
+            presence
+                .update(session(1), &name(number), Some(1), Some(large.clone()))
+                .unwrap();
+        }
+        presence.update(session(1), "last", Some(1), state("{}")).unwrap();
+        assert_eq!(
+            presence.update(session(1), "more", Some(1), Some(large.clone())),
+            Err(Rejected::Limit)
+        );
+        assert_eq!(
+            presence.update(session(1), "last", Some(2), Some(large.clone())),
+            Err(Rejected::Limit)
+        );
+        presence.update(session(1), "last", Some(3), state("{}")).unwrap();
+        presence.update(session(1), "c0", Some(2), state("{}")).unwrap();
+        presence.update(session(1), "last", Some(4), Some(large)).unwrap();
+        presence.closed(session(1), true, 0, 10);
+        assert_eq!(presence.bytes, 0);
     }
 }

@@ -457,11 +457,19 @@ fn tls<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> Option<TlsConfi
         (Some(certificate), Some(key)) => Some(TlsConfig { certificate, key }),
         (None, None) => None,
         (Some(_), None) => {
-            reader.refuse("TLS_KEY", "TLS_CERT is set and its key is not", "set TLS_KEY to the key's file");
+            reader.refuse(
+                "TLS_KEY",
+                "TLS_CERT is set and its key is not",
+                "set TLS_KEY to the key's file",
+            );
             None
         }
         (None, Some(_)) => {
-            reader.refuse("TLS_CERT", "TLS_KEY is set and its certificate is not", "set TLS_CERT to the certificate's file");
+            reader.refuse(
+                "TLS_CERT",
+                "TLS_KEY is set and its certificate is not",
+                "set TLS_CERT to the certificate's file",
+            );
             None
         }
     }

@@ -124,7 +124,7 @@ pub static TABLE: &[Entry] = &[
     row(Server, &["SYNCKIT_SERVER_URL"], "URL", "", "`http://host:port[/ws]`, used where `HOST` or `PORT` is not set"),
     row(Server, &["SYNCKIT_SHARDS"], "N", "0", "number of shards, each pinned to a core; 0 = one per core"),
     row(Server, &["SYNCKIT_SOCKETS"], "LAYER", "auto",
-        "`direct`: direct descriptors on io_uring, or no start; `ordinary`: ordinary descriptors with epoll; `auto`: direct where a trial succeeds"),
+        "`direct`: direct descriptors, or no start; `ordinary`: ordinary descriptors with epoll; `auto`: direct where a trial succeeds"),
     row(Server, &["SYNCKIT_DRAIN_MS"], "MS", "2000",
         "window over which SIGTERM spreads the closing of connections, ms; `/health/ready` says 503 meanwhile; 0 = all at once"),
     reloaded(row(Server, &["SYNCKIT_LOG", "RUST_LOG"], "FILTER", "info",

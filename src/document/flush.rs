@@ -3,6 +3,7 @@
 use super::record::Record;
 use super::{DIRTY_CAPACITY_KEPT, Document, Limits, TOMBSTONE_JSON};
 use crate::ids::SessionRef;
+use crate::mutation::Mutation;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -138,6 +139,9 @@ impl Document {
             self.dirty = dirty;
         }
         self.drop_tombstones(0, limits.tombstones_max);
+        if Mutation::LoseTombstones.is_on() {
+            fields.retain(|field| field.value.is_some());
+        }
         fields
     }
 

@@ -35,6 +35,7 @@ pub use tombstone::{TOMBSTONE_JSON, is_tombstone};
 pub use write::{ClockView, DocumentLimit, Limits, Verdict, Write};
 
 use crate::ids::SessionRef;
+use crate::mutation::Mutation;
 use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use listeners::Listeners;
@@ -237,7 +238,7 @@ impl Document {
     /// Counts `L` up past `greatest` and returns it: one accepted operation. Set operations take their order from it too.
     pub fn step(&mut self, greatest: u64) -> u64 {
         self.raise_clock(greatest);
-        self.clock += 1;
+        self.clock += u64::from(!Mutation::MergeClocksByMaximum.is_on());
         self.clock
     }
 
@@ -265,6 +266,13 @@ impl Document {
     /// The session unsubscribed or ended; returns whether it listened. Its records keep its name: a session reference is
     /// never reused.
     pub fn left(&mut self, session: SessionRef) -> bool {
+        if Mutation::DropDirtyOnLeave.is_on() {
+            let records = &self.records;
+            self.dirty.retain(|at| !records[*at as usize].author.is(session));
+        }
+        if Mutation::KeepListeners.is_on() {
+            return false;
+        }
         self.listeners.remove(session)
     }
 
@@ -499,6 +507,9 @@ impl Document {
         record.stamp = self.clock;
         if record.author.is(session) {
             record.author.seen = self.clock;
+        }
+        if Mutation::ForgetTheWinner.is_on() {
+            return;
         }
         self.forced.push((at as u32, session));
         self.mark_dirty(at);

@@ -248,13 +248,10 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("\r\n\r\n{\"error\":\"Not found\"}"));
-        for line in SECURITY_HEADERS
-            .split_terminator("\r\n")
-            .chain([
-                "Access-Control-Allow-Origin: *",
-                "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'",
-            ])
-        {
+        for line in SECURITY_HEADERS.split_terminator("\r\n").chain([
+            "Access-Control-Allow-Origin: *",
+            "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'",
+        ]) {
             assert_eq!(text.matches(&format!("\r\n{line}\r\n")).count(), 1, "{line}");
         }
         assert!(

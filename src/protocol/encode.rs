@@ -57,7 +57,11 @@ impl Style {
     }
 
     fn opcode(self) -> Opcode {
-        if self.has(Style::JSON) { Opcode::Text } else { Opcode::Binary }
+        if self.has(Style::JSON) {
+            Opcode::Text
+        } else {
+            Opcode::Binary
+        }
     }
 
     /// Which encoding it stands for.
@@ -73,7 +77,11 @@ impl Style {
     #[must_use]
     pub fn with_deflate(self, deflate: Deflate) -> Style {
         let style = self.with(Style::DEFLATE);
-        if deflate.is_narrow() { style.with(Style::NARROW) } else { style }
+        if deflate.is_narrow() {
+            style.with(Style::NARROW)
+        } else {
+            style
+        }
     }
 
     /// For tables of [`Style::COUNT`] entries, and of [`Style::DEFLATING_COUNT`] more for compressing styles.

@@ -1,7 +1,7 @@
 //! What each shard tells about itself: counters that its own thread writes and anyone may read.
 
-use crate::shard::context::Measured;
 use crate::histogram::{BUCKETS, Durations};
+use crate::shard::context::Measured;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One shard's counters. Written by the shard only (`mailbox_depth` by senders too), read with no ordering between them.

@@ -292,7 +292,9 @@ pub(super) fn take_listener(descriptor: RawFd) -> Result<OwnedFd, String> {
     };
     check(asked).map_err(|error| format!("descriptor {descriptor} of the service manager: {error}"))?;
     if listening != 1 {
-        return Err(format!("descriptor {descriptor} of the service manager does not listen"));
+        return Err(format!(
+            "descriptor {descriptor} of the service manager does not listen"
+        ));
     }
     // SAFETY: no pointers are passed. The kernel knew the descriptor a moment ago.
     let prepared = unsafe {

@@ -37,7 +37,14 @@ pub fn stored_value(value: &[u8]) -> Cow<'_, [u8]> {
 /// that a client could be sent.
 pub(super) fn value_of(json: &str) -> Option<Vec<u8>> {
     match unwrapped(json) {
-        Some(value) => crate::json::validate(&value).is_ok().then_some(value),
+        Some(value) => {
+            // Whoever wrapped it may have left white space or a byte order mark around it.
+            let text = crate::json::validate(&value).ok()?.text();
+            Some(match stored_value(text.as_bytes()) {
+                Cow::Borrowed(_) => compact(text),
+                Cow::Owned(_) => text.as_bytes().to_vec(),
+            })
+        }
         None => Some(compact(json)),
     }
 }

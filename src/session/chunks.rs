@@ -45,7 +45,8 @@ impl ChunkSets {
         self.sets.is_empty()
     }
 
-    /// Adds a part; returns the whole message when it was the last one missing. `bytes_max` bounds the whole message.
+    /// Adds a part; returns the whole message when it was the last one missing. `bytes_max` bounds the whole message,
+    /// and what all open sets hold together.
     pub fn add(&mut self, chunk: Chunk<'_>, now_us: u64, bytes_max: usize) -> Result<Option<Vec<u8>>, InvalidChunk> {
         self.expire(now_us);
         let id = chunk.set;
@@ -80,9 +81,10 @@ impl ChunkSets {
         }
         set.touched_us = now_us;
         set.parts[chunk.index as usize] = Some(chunk.data);
-        if set.bytes() > bytes_max {
+        if self.sets.iter().map(ChunkSet::bytes).sum::<usize>() > bytes_max {
             return Err(InvalidChunk);
         }
+        let set = &mut self.sets[position];
         if set.parts.iter().any(Option::is_none) {
             return Ok(None);
         }

@@ -40,13 +40,16 @@ impl Shard {
             let queued = session.queued_bytes();
             let lags = session.extra.as_ref().map_or(0, |extra| extra.lagging.len());
             if queued >= SLOW_BYTES_MIN || lags > 0 {
-                slow.push((queued, json!({
-                    "connection": format!("{}-{}", self.id.0, slot.0),
-                    "user": &*session.identity.user_id,
-                    "client": client_of(session),
-                    "queuedBytes": queued,
-                    "behindOn": lags,
-                })));
+                slow.push((
+                    queued,
+                    json!({
+                        "connection": format!("{}-{}", self.id.0, slot.0),
+                        "user": &*session.identity.user_id,
+                        "client": client_of(session),
+                        "queuedBytes": queued,
+                        "behindOn": lags,
+                    }),
+                ));
                 if slow.len() > 2 * NAMED_MAX {
                     keep_largest(&mut slow);
                 }
@@ -75,15 +78,18 @@ impl Shard {
                 continue;
             }
             matching += 1;
-            found.push((shelf.modified_ms, json!({
-                "id": &*shelf.id,
-                "shard": self.id.0,
-                "subscribers": shelf.fields.listener_count(),
-                "fields": shelf.fields.field_count(),
-                "bytes": shelf.fields.encoded_bytes(),
-                "text": shelf.text.is_some(),
-                "modified": shelf.modified_ms,
-            })));
+            found.push((
+                shelf.modified_ms,
+                json!({
+                    "id": &*shelf.id,
+                    "shard": self.id.0,
+                    "subscribers": shelf.fields.listener_count(),
+                    "fields": shelf.fields.field_count(),
+                    "bytes": shelf.fields.encoded_bytes(),
+                    "text": shelf.text.is_some(),
+                    "modified": shelf.modified_ms,
+                }),
+            ));
             if found.len() > 4 * FOUND_MAX {
                 found.sort_unstable_by_key(|(modified, _)| std::cmp::Reverse(*modified));
                 found.truncate(FOUND_MAX);
@@ -100,7 +106,10 @@ impl Shard {
 
     /// This shard's part of one document: everything if it lives here, and who listens from here.
     pub(super) fn describe_document(&mut self, id: &str) -> Value {
-        let listeners = self.audiences.find(id).map_or(&[][..], |audience| &self.audiences.at(audience).listeners);
+        let listeners = self
+            .audiences
+            .find(id)
+            .map_or(&[][..], |audience| &self.audiences.at(audience).listeners);
         let subscribers: Vec<Value> = listeners
             .iter()
             .take(NAMED_MAX)
@@ -199,9 +208,16 @@ pub(super) fn respond(question: &Question, findings: Vec<Findings>, unix_ms: u64
         _ => {
             let subscribers: Vec<Value> = parts
                 .iter_mut()
-                .flat_map(|part| part["subscribers"].as_array_mut().map(std::mem::take).unwrap_or_default())
+                .flat_map(|part| {
+                    part["subscribers"]
+                        .as_array_mut()
+                        .map(std::mem::take)
+                        .unwrap_or_default()
+                })
                 .collect();
-            let document = parts.iter_mut().find_map(|part| part.get_mut("document").map(Value::take));
+            let document = parts
+                .iter_mut()
+                .find_map(|part| part.get_mut("document").map(Value::take));
             match document {
                 None => return Response::error(404, "Document not loaded"),
                 Some(document) => json!({ "document": document, "subscribers": subscribers }),

@@ -79,3 +79,33 @@ impl Parts {
         deflated
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_compressed_once_a_turn() {
+        let (mut parts, mut encoder) = (Parts::default(), Encoder::default());
+        let plain = Bytes::from("again and ".repeat(200));
+        let first = parts.of(&mut encoder, Style::DEFLATE, &plain);
+        assert!(first.len() < 100);
+        let again = parts.of(&mut encoder, Style::DEFLATE.with(Style::JSON), &plain.clone());
+        assert_eq!(first.as_ptr(), again.as_ptr(), "every dialect shares it");
+        let narrow = parts.of(&mut encoder, Style::DEFLATE.with(Style::NARROW), &plain);
+        assert_ne!(first.as_ptr(), narrow.as_ptr());
+        parts.clear();
+        let later = parts.of(&mut encoder, Style::DEFLATE, &plain);
+        assert_ne!(first.as_ptr(), later.as_ptr(), "nothing outlives the turn");
+    }
+
+    #[test]
+    fn no_more_than_so_many_are_kept() {
+        let (mut parts, mut encoder) = (Parts::default(), Encoder::default());
+        let plain: Vec<Bytes> = (0..2 * PARTS_MAX).map(|_| Bytes::from(vec![b'x'; 600])).collect();
+        for part in &plain {
+            parts.of(&mut encoder, Style::DEFLATE, part);
+        }
+        assert_eq!(parts.kept.len(), PARTS_MAX);
+    }
+}

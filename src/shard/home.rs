@@ -9,6 +9,7 @@ use super::mail::{
 use super::{Due, Shard};
 use crate::ids::SessionRef;
 use crate::limits::{SNAPSHOT_WEIGHT_BYTES, TOMBSTONES_SENT_MAX};
+use crate::mutation::Mutation;
 use crate::protocol::Fault;
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -235,6 +236,9 @@ impl Shard {
             clock: shelf.fields.clock(),
             fields,
         });
+        if Mutation::ForgetOtherShards.is_on() {
+            shards.truncate(1);
+        }
         for shard in shards {
             self.post(shard, Mail::Fields(fan_out.clone()));
         }

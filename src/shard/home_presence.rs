@@ -6,6 +6,7 @@ use super::{Due, Shard};
 use crate::awareness::{Change, Rejected};
 use crate::ids::SessionRef;
 use crate::limits::AWARENESS_SWEEP_US;
+use crate::mutation::Mutation;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -75,6 +76,9 @@ impl Shard {
 
     /// Presence of a session that listens no more: its clients leave at once, or become orphans.
     pub(super) fn presence_left(&mut self, place: u32, session: SessionRef, clean: bool) {
+        if Mutation::KeepPresence.is_on() {
+            return;
+        }
         let orphan_us = self.context.config.sync.awareness_timeout_ms.saturating_mul(1000);
         let now_us = self.now.mono_us;
         let Some(presence) = self.library.at(place).and_then(|shelf| shelf.presence.as_mut()) else {

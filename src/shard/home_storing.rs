@@ -13,6 +13,7 @@ use crate::config::Durability;
 use crate::document::sets::SavedElement;
 use crate::document::{Write, is_tombstone};
 use crate::ids::{SessionRef, ShardId};
+use crate::mutation::Mutation;
 use crate::protocol::Fault;
 use crate::saved::{
     Answer, AuditEntry, AuditKind, Request, SavedDocument, SavedText, Store, StoreFailure, Stored, StoredRow,
@@ -58,7 +59,9 @@ impl Shard {
             storehouse.unsaved += 1;
             durable.unsaved_us = now_us;
         }
-        durable.changes += 1;
+        if !(Mutation::ForgetUnsavedMark.is_on() && durable.under_way.is_some()) {
+            durable.changes += 1;
+        }
         durable.used_us = now_us;
         if durable.under_way.is_none() && !std::mem::replace(&mut durable.listed, true) {
             storehouse.listed.push_back(place);
@@ -129,7 +132,7 @@ impl Shard {
         let (Some(storehouse), Some(durable)) = (self.storehouse.as_deref_mut(), durable) else {
             return self.post(session.shard(), Mail::Wrote(wrote));
         };
-        if !acknowledged || !is_sync || durable.is_saved() {
+        if !acknowledged || !is_sync || durable.is_saved() || Mutation::AckBeforeCommit.is_on() {
             return self.post(session.shard(), Mail::Wrote(wrote));
         }
         let joined = std::mem::take(&mut wrote.joined).then(|| wrote.write.document.clone());
@@ -252,7 +255,7 @@ impl Shard {
                     storehouse.listed.push_back(place);
                 }
                 self.release(place, changes);
-                if let Some(merged) = merged {
+                if let Some(merged) = merged.filter(|_| !Mutation::IgnoreMergedRow.is_on()) {
                     self.merge_row(place, merged);
                 }
                 self.schedule_unloading();
@@ -263,6 +266,9 @@ impl Shard {
 
     /// Sends the acknowledgements of everything up to a change.
     fn release(&mut self, place: u32, changes: u64) {
+        if Mutation::LoseWithheldAcks.is_on() {
+            return;
+        }
         while let Some(wrote) = self.take_withheld(place, |withheld| withheld.changes <= changes) {
             self.post(wrote.write.session.shard(), Mail::Wrote(wrote));
         }

@@ -11,6 +11,7 @@ use crate::document::{ClockView, Document, Limits, Verdict, Write as FieldWrite}
 use crate::ids::SessionRef;
 use crate::json::{Raw, write_string};
 use crate::limits::TEXT_RELAY_US;
+use crate::mutation::Mutation;
 use crate::protocol::{Fault, Fields};
 use crate::text::{Echo, Incoming, TextError, merge};
 use bytes::Bytes;
@@ -212,7 +213,7 @@ impl Shard {
         let stored = shelf.text.as_ref().map(|text| &text.state);
         let highest = stored.map_or(0, |stored| stored.highest_clock());
         let incoming = Incoming::parse(&json, &limits, highest).map_err(failed)?;
-        let merged = merge(stored, &incoming);
+        let merged = merge(stored.filter(|_| !Mutation::OverwriteText.is_on()), &incoming);
         merged.state.check(&limits).map_err(failed)?;
         self.metrics.text_merges += 1;
         self.metrics.text_collisions += merged.collisions as u64;
@@ -405,6 +406,9 @@ impl Text {
 
     /// The session must be sent the state, whatever it sends meanwhile (R4).
     fn owe(&mut self, session: SessionRef) {
+        if Mutation::ForgetTextEcho.is_on() {
+            return;
+        }
         self.current.retain(|other| *other != session);
         if !self.echoes.contains(&session) {
             self.echoes.push(session);

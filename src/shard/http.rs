@@ -215,12 +215,7 @@ impl Shard {
         let Some(pending) = self.questions.remove(&ticket) else {
             return;
         };
-        let response = respond(
-            &pending.question,
-            pending.findings,
-            self.now.unix_ms,
-            &self.context,
-        );
+        let response = respond(&pending.question, pending.findings, self.now.unix_ms, &self.context);
         if let Some(slot) = self.sessions.find(pending.session) {
             self.answer_found(slot, &response, &pending.framing);
         }

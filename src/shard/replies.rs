@@ -166,7 +166,9 @@ impl Shard {
             return self.part_wrote(slot, ticket, accepted, wrote.unstored);
         }
         if accepted {
-            self.metrics.ack_latency.observe(self.now.mono_us.saturating_sub(write.read_us));
+            self.metrics
+                .ack_latency
+                .observe(self.now.mono_us.saturating_sub(write.read_us));
             let message_id = write
                 .message_id
                 .as_ref()

@@ -26,7 +26,9 @@ pub enum TlsError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The file of `TLS_CERT` holds no certificate that can be read.
-    #[error("TLS_CERT={path:?}: {reason}. Remedy: name a PEM file with the server's certificate and, behind it, the intermediate ones")]
+    #[error(
+        "TLS_CERT={path:?}: {reason}. Remedy: name a PEM file with the server's certificate and, behind it, the intermediate ones"
+    )]
     Certificate {
         /// The file.
         path: PathBuf,
@@ -42,7 +44,9 @@ pub enum TlsError {
         problem: String,
     },
     /// The file of `TLS_KEY` holds no key that can be read.
-    #[error("TLS_KEY={path:?}: {reason}. Remedy: name a PEM file with the private key of the certificate (PKCS#8, PKCS#1 or SEC1)")]
+    #[error(
+        "TLS_KEY={path:?}: {reason}. Remedy: name a PEM file with the private key of the certificate (PKCS#8, PKCS#1 or SEC1)"
+    )]
     Key {
         /// The file.
         path: PathBuf,
@@ -59,7 +63,9 @@ pub enum TlsError {
         path: PathBuf,
     },
     /// The two do not belong together.
-    #[error("TLS_KEY={key:?} is not the key of TLS_CERT={certificate:?}. Remedy: name the two files that were made together")]
+    #[error(
+        "TLS_KEY={key:?} is not the key of TLS_CERT={certificate:?}. Remedy: name the two files that were made together"
+    )]
     Mismatch {
         /// The certificate's file.
         certificate: PathBuf,
@@ -177,7 +183,10 @@ fn check_validity(files: &TlsConfig, certificate: &CertificateDer<'_>) -> Result
         return Err(refused(format!("expired on {}", validity.not_after)));
     }
     if end - now < EXPIRY_WARNING {
-        tracing::warn!("the TLS certificate expires on {}: renew it and send SIGHUP", validity.not_after);
+        tracing::warn!(
+            "the TLS certificate expires on {}: renew it and send SIGHUP",
+            validity.not_after
+        );
     }
     Ok(())
 }

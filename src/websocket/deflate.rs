@@ -54,8 +54,7 @@ impl Deflater {
             false => (&mut self.wide, WINDOW_BITS_MAX),
             true => (&mut self.narrow, NARROW_WINDOW_BITS),
         };
-        let compress =
-            slot.get_or_insert_with(|| Compress::new_with_window_bits(Compression::new(LEVEL), false, bits));
+        let compress = slot.get_or_insert_with(|| Compress::new_with_window_bits(Compression::new(LEVEL), false, bits));
         compress.reset();
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
         out.reserve(total / 8 + OUTPUT_BYTES_MIN);

@@ -11,9 +11,7 @@ fn deflated(text: &[u8], narrow: bool) -> Vec<u8> {
 
 fn inflated(payload: &[u8], bytes_max: usize) -> Result<Vec<u8>, Violation> {
     let mut out = Vec::new();
-    Inflater::default()
-        .message(payload, bytes_max, &mut out)
-        .map(|()| out)
+    Inflater::default().message(payload, bytes_max, &mut out).map(|()| out)
 }
 
 /// A kilobyte or so in which nothing repeats much.
@@ -69,7 +67,9 @@ fn the_examples_of_the_standard_are_understood() {
         &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00],
         &[0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00],
         &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00],
-        &[0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00],
+        &[
+            0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00,
+        ],
     ];
     for payload in hello {
         assert_eq!(inflated(payload, 5).as_deref(), Ok(&b"Hello"[..]), "{payload:x?}");
@@ -83,7 +83,15 @@ fn every_cut_of_a_message_is_noticed() {
     let text = [&text[..], &b"and again and again and again"[..]].concat();
     let payload = deflated(&text, false);
     for len in 0..payload.len() - 1 {
-        assert_eq!(inflated(&payload[..len], 1 << 20), Err(Violation::MalformedDeflate), "cut after {len} bytes");
+        // A single zero byte is the standard's empty message.
+        if payload[..len] == [0] {
+            continue;
+        }
+        assert_eq!(
+            inflated(&payload[..len], 1 << 20),
+            Err(Violation::MalformedDeflate),
+            "cut after {len} bytes"
+        );
     }
 }
 
@@ -109,7 +117,11 @@ fn a_bomb_stops_at_the_limits() {
     let mut out = Vec::new();
     let outcome = Inflater::default().message(&bomb, 1 << 20, &mut out);
     assert_eq!(outcome, Err(Violation::MessageTooLarge));
-    assert!(out.capacity() <= (1 << 20) + 1, "{} bytes were reserved", out.capacity());
+    assert!(
+        out.capacity() <= (1 << 20) + 1,
+        "{} bytes were reserved",
+        out.capacity()
+    );
 
     let bomb = deflated(&vec![0; 4 << 20], false);
     let mut out = Vec::new();

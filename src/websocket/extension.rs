@@ -156,7 +156,11 @@ mod tests {
             "unknown=1",
             "",
         ] {
-            assert_eq!(answer(&format!("permessage-deflate; {parameters}")), None, "{parameters}");
+            assert_eq!(
+                answer(&format!("permessage-deflate; {parameters}")),
+                None,
+                "{parameters}"
+            );
         }
         assert_eq!(answer("permessage-deflat"), None);
         assert_eq!(answer(""), None);
@@ -165,7 +169,13 @@ mod tests {
 
     #[test]
     fn several_lines_are_one_list() {
-        let lines = ["permessage-deflate; unknown", "permessage-deflate; client_max_window_bits"];
-        assert_eq!(negotiate(lines.into_iter()).map(Deflate::response).as_deref(), Some(PLAIN));
+        let lines = [
+            "permessage-deflate; unknown",
+            "permessage-deflate; client_max_window_bits",
+        ];
+        assert_eq!(
+            negotiate(lines.into_iter()).map(Deflate::response).as_deref(),
+            Some(PLAIN)
+        );
     }
 }

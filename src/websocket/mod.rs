@@ -41,7 +41,8 @@ pub use decoder::{CloseReason, Decoder, Event};
 pub use deflate::{Deflater, Inflater};
 pub use extension::Deflate;
 pub use frame::{
-    HeaderBytes, Opcode, close_frame, data_frame, deflated_frame_header, empty_close_frame, frame_header, ping_frame, pong_frame,
+    HeaderBytes, Opcode, close_frame, data_frame, deflated_frame_header, empty_close_frame, frame_header, ping_frame,
+    pong_frame,
 };
 pub use partial::Partial;
 pub use violation::Violation;

@@ -18,6 +18,7 @@ pub mod replica;
 pub mod server;
 pub mod tls;
 pub mod token;
+pub mod watch;
 
 pub use client::{Client, Dialect, Ending, Message};
 pub use server::{Server, ServerBuilder};

@@ -1,7 +1,7 @@
 //! TLS for tests: a folder with certificates made by openssl, and a rustls client that takes every certificate.
 
-use super::server::{Server, ServerBuilder};
 use super::PATIENCE;
+use super::server::{Server, ServerBuilder};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -30,14 +30,23 @@ impl Files {
     /// A certificate of its own authority for `name`, valid for so many days.
     pub fn make(&self, certificate: &str, key: &str, name: &str, days: &str) {
         let new_key = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-        self.openssl(&format!("{new_key} -days {days} -subj /CN={name} -keyout {key} -out {certificate}"));
+        self.openssl(&format!(
+            "{new_key} -days {days} -subj /CN={name} -keyout {key} -out {certificate}"
+        ));
     }
 
     /// Runs openssl in the folder.
     pub fn openssl(&self, arguments: &str) {
-        let run = Command::new("openssl").args(arguments.split(' ')).current_dir(&self.0).output();
+        let run = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(&self.0)
+            .output();
         let run = run.expect("openssl runs");
-        assert!(run.status.success(), "{arguments}: {}", String::from_utf8_lossy(&run.stderr));
+        assert!(
+            run.status.success(),
+            "{arguments}: {}",
+            String::from_utf8_lossy(&run.stderr)
+        );
     }
 
     /// The path of a file in the folder.
@@ -97,7 +106,9 @@ impl ServerCertVerifier for Anybody {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider().signature_verification_algorithms.supported_schemes()
+        ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 

@@ -91,7 +91,7 @@ function sample(data) {
     documents: sum(data, "documents"),
     received: per("messages_received"),
     sent: per("messages_sent"),
-    flushMs: mean("flush_wait_us_total", "flushes_total"),
+    flushMs: mean("flush_wait_sum_us_total", "flushes_total"),
     turnMs: mean("turn_us_total", "turns_total"),
     storeMs: mean("storage_us_total", "storage_commits_total"),
     resident: data.shards[0]?.memoryBytes ?? 0,

@@ -1,0 +1,9 @@
+//! What the fuzzer runs; the functions themselves are in `targets`, where `tests/fuzz_smoke.rs` uses them too.
+
+#[path = "../../support/bare_shard.rs"]
+mod bare_shard;
+pub mod targets;
+#[path = "../../support/text_client.rs"]
+mod text_client;
+#[path = "../../support/text_oracle.rs"]
+mod text_oracle;
