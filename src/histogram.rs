@@ -27,6 +27,7 @@ impl<const FIRST: u32> Default for Histogram<FIRST> {
 
 impl<const FIRST: u32> Histogram<FIRST> {
     /// The bucket of a value; [`BUCKETS`] when it is beyond all.
+    #[inline]
     pub fn bucket(value: u64) -> usize {
         // The smallest n with value <= 2^n.
         let exponent = u64::BITS - value.saturating_sub(1).leading_zeros();
@@ -34,6 +35,7 @@ impl<const FIRST: u32> Histogram<FIRST> {
     }
 
     /// One value.
+    #[inline]
     pub fn observe(&mut self, value: u64) {
         if let Some(bucket) = self.buckets.get_mut(Self::bucket(value)) {
             *bucket += 1;

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod log;
 pub mod mutation;
 pub mod notify;
+pub mod peers;
 pub mod protocol;
 pub mod runtime;
 pub mod saved;

@@ -100,3 +100,16 @@ pub const OUTSTANDING_UNIT_BYTES: usize = 64 << 10;
 pub const MAILBOX_LETTERS_MAX: u64 = 65_536;
 /// A slab never has more connections than a session reference can name.
 pub const SESSIONS_PER_SHARD_MAX: usize = (1 << 24) - 1;
+/// Bytes of a message between nodes that travel in one envelope; more goes in parts.
+pub const ENVELOPE_PART_BYTES: usize = 1 << 20;
+/// Longest envelope that is read: a part whose every byte is escaped.
+pub const ENVELOPE_BYTES_MAX: usize = 7 << 20;
+/// Parts of one message between nodes.
+pub const PARTS_MAX: u32 = 64;
+/// Bytes of messages between nodes that a shard is putting together.
+pub const ASSEMBLED_BYTES_MAX: usize = 256 << 20;
+/// Longest name of a node.
+pub const NODE_ID_BYTES_MAX: usize = 64;
+/// Envelopes about a document that are kept while it is being loaded, and their bytes; beyond it they are dropped, and a
+/// repair makes up for them.
+pub const ENVELOPES_WAITING_MAX: usize = 256;

@@ -1,11 +1,13 @@
 //! From configuration to a running server: the parts, their order, and what is said on the way.
 
+mod bus;
 mod database;
 mod process;
 pub mod reload;
 mod watch;
 
 use crate::auth::{Authenticator, LoginWork};
+use crate::cluster::redis::{self, RedisUrlError};
 use crate::config::{Config, Environment, SocketChoice};
 use crate::http::Api;
 use crate::ids::{SessionRef, ShardId};
@@ -32,6 +34,9 @@ const LOGINS_WAITING_MAX: usize = 256;
 /// What storage still gets after the shards have ended; nearly always there is nothing left to do.
 const STORE_LAST_MAX: Duration = Duration::from_millis(500);
 
+/// What the bus still gets then.
+const PUBLISH_LAST_MAX: Duration = Duration::from_millis(500);
+
 /// Why the server did not start. Each message says what the operator can do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -48,6 +53,9 @@ pub enum ServerError {
     /// `DATABASE_URL` cannot be used.
     #[error("DATABASE_URL: {0}")]
     DatabaseUrl(#[from] UrlError),
+    /// `REDIS_URL` cannot be used.
+    #[error("REDIS_URL: {0}")]
+    RedisUrl(#[from] RedisUrlError),
     /// The database did not answer.
     #[error(
         "the database {place} does not work: {trouble}. Remedy: start it or correct DATABASE_URL; \
@@ -73,6 +81,7 @@ const DUMP_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Server {
     running: Running<Mail>,
     storage: Option<Storage>,
+    bus: Option<redis::Running>,
     reloaders: Arc<Reloaders>,
     process: Arc<Sampled>,
     ended: Arc<AtomicBool>,
@@ -138,6 +147,13 @@ impl Server {
     pub fn join(self) -> Result<bool, RuntimeError> {
         let outcome = self.running.join();
         self.ended.store(true, Ordering::Relaxed);
+        // What is not sent is repaired by the other nodes' comparing, or lost with the memory of a node that was alone.
+        if self
+            .bus
+            .is_some_and(|bus| !bus.finish(Instant::now() + PUBLISH_LAST_MAX))
+        {
+            tracing::warn!("Redis did not take the last envelopes");
+        }
         let stored = self
             .storage
             .is_none_or(|storage| storage.finish(Instant::now() + STORE_LAST_MAX));
@@ -169,16 +185,24 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
     let (generated, drain_ms) = (config.auth.jwt_secret.generated, config.operation.drain_ms);
     say_configuration(&config);
     let database = database::open(&config.storage)?;
-    let (mode, place) = match &database {
-        Some(database) => ("durable", database.place.clone()),
-        None => ("memory-only", "none".to_owned()),
+    let bus = bus::open(&config.cluster, shards)?;
+    let mode = match (&database, &bus) {
+        (None, None) => "memory-only",
+        (Some(_), None) => "durable",
+        (None, Some(_)) => "cluster, memory-only",
+        (Some(_), Some(_)) => "cluster, durable",
     };
+    let none = || "none".to_owned();
+    let place = database.as_ref().map_or_else(none, |database| database.place.clone());
+    let redis = bus.as_ref().map_or_else(none, |bus| bus.place.clone());
+    let node = bus.as_ref().map_or_else(none, |bus| bus.node.to_string());
     let parts = Parts {
         authenticator: authenticator.clone(),
         api,
         started_unix_ms: unix_ms(),
         run_blocking,
         storage: database.as_ref().map(database::Database::link),
+        bus: bus.as_ref().map(bus::Bus::link),
     };
     let context = Arc::new(Context::new(config, shards, parts));
     let runtime = RuntimeConfig {
@@ -207,6 +231,8 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
     context.describe_process_with(Box::new(move || described.prometheus()));
     check_passwords(logins, running.mailer())?;
     let storage = database.map(|database| database.start(running.mailer())).transpose()?;
+    let stats = running.stats().clone();
+    let bus = bus.map(|bus| bus.start(running.mailer(), stats)).transpose()?;
     if generated && development {
         tracing::warn!(
             "JWT_SECRET is not set: a random one is used and every token ends with this process. \
@@ -224,6 +250,8 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
     tracing::info!(
         mode,
         database = place,
+        redis,
+        node,
         shards,
         sockets,
         tls = certificates.is_some(),
@@ -234,6 +262,7 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
     Ok(Server {
         running,
         storage,
+        bus,
         reloaders,
         process,
         ended: Arc::default(),

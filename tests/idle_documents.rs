@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use synckit_server::handler::{End, Handler};
-use synckit_server::ids::ShardId;
+use synckit_server::ids::{ShardId, Slot};
 use synckit_server::saved::{Answer, Loaded, Request, Stored, StoredRow};
 use synckit_server::shard::mail::Mail;
 use synckit_server::shard::{StorageFacts, StorageLink};
@@ -100,7 +100,16 @@ impl Storing {
         let question = format!(r#"{{"type":"sync_request","id":"s","documentId":"{document}"}}"#);
         self.shard.receive(slot, &text_frame(&question));
         self.settle();
+        // Asking made it a listener.
+        self.leave(slot);
         self.loads.len() == before
+    }
+
+    /// The connection ends.
+    fn leave(&mut self, slot: Slot) {
+        let now = self.shard.now;
+        self.shard.shard.ended(now, slot, End::Error);
+        self.settle();
     }
 }
 
@@ -116,9 +125,7 @@ fn idle_documents_leave_after_five_minutes_and_others_stay() {
     let listener = server.shard.subscribe("heard");
     server.settle();
     // Writing made the author a listener.
-    let now = server.shard.now;
-    server.shard.shard.ended(now, writer, End::Error);
-    server.settle();
+    server.leave(writer);
     assert_eq!(server.loads, ["idle", "unsaved", "heard"]);
 
     server.pass(Duration::from_secs(280));

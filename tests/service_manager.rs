@@ -186,6 +186,8 @@ fn the_watchdog_starves_while_a_shard_is_stuck() {
         .env("NOTIFY_SOCKET", manager.path.display())
         .env("WATCHDOG_USEC", 1_600_000)
         .start();
+    // The first says only that nothing stood still yet, maybe while shards are starting.
+    manager.await_message("WATCHDOG=1");
     manager.await_message("WATCHDOG=1");
     let held = Held::new(thread_named(server.pid(), "shard-1")).expect("a child may be traced");
     // What was on its way when the shard was stopped.

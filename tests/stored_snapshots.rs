@@ -108,7 +108,7 @@ fn while_the_database_is_away_snapshots_are_refused_and_nobody_waits() {
             let refused = waiting.join().expect("an answer");
             assert_eq!(error(&refused), (503, json!(text)));
             assert_eq!(refused.json()["retryable"], true);
-            assert!(refused.header("Retry-After").is_some());
+            assert!(refused.header("retry-after").is_some());
         });
     }
     postgres.go_on();

@@ -176,7 +176,9 @@ fn the_certificate_is_replaced_under_live_connections() {
 
     std::fs::write(files.path("cert.pem"), "nonsense").expect("written");
     server.signal("HUP");
-    eventually("a complaint", || server.log().contains("stays in force").then_some(()));
+    eventually("a complaint", || {
+        server.log().contains("TLS certificate stays as it was").then_some(())
+    });
     assert_eq!(certificate(&fresh()), second);
 
     // A client that was here before resumes: no certificate, no signature.

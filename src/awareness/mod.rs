@@ -42,6 +42,46 @@ enum Owner {
     Orphan {
         until_us: u64,
     },
+    /// Another node answers for it; expires at this monotonic time unless that node says it again.
+    Elsewhere {
+        node: u64,
+        until_us: u64,
+    },
+}
+
+impl Owner {
+    fn expires_us(&self) -> Option<u64> {
+        match self {
+            Owner::Connection(_) => None,
+            Owner::Orphan { until_us } | Owner::Elsewhere { until_us, .. } => Some(*until_us),
+        }
+    }
+}
+
+/// What another node says of a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// Which node, as a number.
+    pub node: u64,
+    /// Whom.
+    pub client_id: &'a str,
+    /// Its state as JSON; `None`: it left.
+    pub state: Option<&'a Bytes>,
+    /// Its clock as clients are sent it.
+    pub clock: u64,
+    /// It was said before: no news of that client.
+    pub repeated: bool,
+}
+
+/// What is to be done about a [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// Nothing.
+    Known,
+    /// The local audience is told.
+    Changed(Change),
+    /// It is about a client that is connected here, and older: the other nodes are told what is right.
+    Corrected(Change),
 }
 
 /// Greatest clock sent out: JavaScript's greatest exact integer. Peers cannot push the sum of clock and offset beyond.
@@ -61,6 +101,18 @@ impl Entry {
     fn sent(&self) -> u64 {
         sent_clock(self.clock, self.offset)
     }
+
+    fn is_of(&self, asked: u64) -> bool {
+        matches!(self.owner, Owner::Elsewhere { node, .. } if node == asked)
+    }
+}
+
+fn change_of(client_id: &Arc<str>, entry: &Entry) -> Change {
+    Change {
+        client_id: client_id.clone(),
+        state: Some(entry.state.clone()),
+        clock: entry.sent(),
+    }
 }
 
 fn sent_clock(clock: u64, offset: u64) -> u64 {
@@ -72,7 +124,10 @@ fn sent_clock(clock: u64, offset: u64) -> u64 {
 pub struct Presence {
     entries: HashMap<Arc<str>, Entry>,
     owned: HashMap<SessionRef, u32>,
-    orphans: u32,
+    /// Entries that expire: orphans, and those of other nodes.
+    orphans: usize,
+    /// How many of these are of other nodes.
+    elsewhere: usize,
     /// Of all states and ids together.
     bytes: u32,
 }
@@ -88,6 +143,120 @@ impl Presence {
         self.entries.len()
     }
 
+    /// Whether this node answers for any entry.
+    pub fn has_own(&self) -> bool {
+        self.entries.len() > self.elsewhere
+    }
+
+    /// The entries this node answers for.
+    pub fn answered_for(&self) -> impl Iterator<Item = Change> {
+        let own = self.entries.iter();
+        let own = own.filter(|(_, entry)| !matches!(entry.owner, Owner::Elsewhere { .. }));
+        own.map(|(client_id, entry)| change_of(client_id, entry))
+    }
+
+    /// The entries another node answers for, as it said.
+    pub fn of_node(&self, node: u64) -> impl Iterator<Item = Change> {
+        let theirs = self.entries.iter();
+        let theirs = theirs.filter(move |(_, entry)| entry.is_of(node));
+        theirs.map(|(client_id, entry)| change_of(client_id, entry))
+    }
+
+    /// Another node still answers for its entries.
+    pub fn refresh(&mut self, node: u64, until_us: u64) {
+        for entry in self.entries.values_mut().filter(|entry| entry.is_of(node)) {
+            entry.owner = Owner::Elsewhere { node, until_us };
+        }
+    }
+
+    /// Another node says what it knows of a client.
+    pub fn report(&mut self, report: Report<'_>, until_us: u64) -> Reported {
+        let Report { node, clock, .. } = report;
+        let Some((client_id, entry)) = self.entries.get_key_value(report.client_id) else {
+            return self.report_new(report, until_us);
+        };
+        let client_id = client_id.clone();
+        let known = match entry.owner {
+            Owner::Elsewhere { node: holder, .. } => (entry.sent(), holder),
+            _ => (entry.sent(), u64::MAX),
+        };
+        let is_connected = matches!(entry.owner, Owner::Connection(_));
+        if is_connected && report.repeated {
+            // The client is here; what is repeated elsewhere is from before it came.
+            if report.state.is_none() {
+                return Reported::Known;
+            }
+            let entry = self.entries.get_mut(&client_id).expect("looked up above");
+            if entry.sent() <= clock {
+                entry.offset = sent_clock(clock, 1).saturating_sub(entry.clock);
+            }
+            return Reported::Corrected(change_of(&client_id, entry));
+        }
+        if (clock, node) == known {
+            self.refresh(node, until_us);
+            return Reported::Known;
+        }
+        if (clock, node) < known {
+            return Reported::Known;
+        }
+        let Some(state) = report.state else {
+            return Reported::Changed(self.remove(&client_id, clock));
+        };
+        let entry = self.entries.get_mut(&client_id).expect("looked up above");
+        let same = entry.state == *state && entry.sent() == clock;
+        // Another node has let it in, so its bound is not asked again.
+        self.bytes = self.bytes - entry.state.len() as u32 + state.len() as u32;
+        entry.state = state.clone();
+        entry.clock = clock;
+        entry.offset = 0;
+        let owner = std::mem::replace(&mut entry.owner, Owner::Elsewhere { node, until_us });
+        let change = change_of(&client_id, entry);
+        self.released(owner);
+        self.orphans += 1;
+        self.elsewhere += 1;
+        if same {
+            Reported::Known
+        } else {
+            Reported::Changed(change)
+        }
+    }
+
+    fn report_new(&mut self, report: Report<'_>, until_us: u64) -> Reported {
+        let has_room = |state: &&Bytes| {
+            let grown = self.bytes as usize + report.client_id.len() + state.len();
+            self.entries.len() < AWARENESS_ENTRIES_PER_DOCUMENT_MAX && grown <= AWARENESS_BYTES_PER_DOCUMENT_MAX
+        };
+        let Some(state) = report.state.filter(has_room) else {
+            return Reported::Known;
+        };
+        self.bytes += (report.client_id.len() + state.len()) as u32;
+        let client_id: Arc<str> = report.client_id.into();
+        let owner = Owner::Elsewhere {
+            node: report.node,
+            until_us,
+        };
+        let entry = Entry {
+            state: state.clone(),
+            clock: report.clock,
+            offset: 0,
+            owner,
+        };
+        let change = change_of(&client_id, &entry);
+        self.entries.insert(client_id, entry);
+        self.orphans += 1;
+        self.elsewhere += 1;
+        Reported::Changed(change)
+    }
+
+    /// What another node no longer answers for is gone.
+    pub fn left_elsewhere(&mut self, node: u64, kept: impl Fn(&str) -> bool) -> Vec<Change> {
+        let gone = self.entries.iter().filter(|(id, entry)| entry.is_of(node) && !kept(id));
+        let gone: Vec<_> = gone
+            .map(|(id, entry)| (id.clone(), sent_clock(entry.sent(), 1)))
+            .collect();
+        gone.into_iter().map(|(id, clock)| self.remove(&id, clock)).collect()
+    }
+
     /// Whether any entry waits for its client to come back.
     pub fn has_orphans(&self) -> bool {
         self.orphans > 0
@@ -95,12 +264,8 @@ impl Presence {
 
     /// All entries, as changes a newcomer can apply.
     pub fn all(&self) -> Vec<Change> {
-        let change = |(client_id, entry): (&Arc<str>, &Entry)| Change {
-            client_id: client_id.clone(),
-            state: Some(entry.state.clone()),
-            clock: entry.sent(),
-        };
-        self.entries.iter().map(change).collect()
+        let entries = self.entries.iter();
+        entries.map(|(client_id, entry)| change_of(client_id, entry)).collect()
     }
 
     /// A client's update through `session`. `clock` absent: the last one plus 1. `state` absent: the client leaves.
@@ -176,16 +341,24 @@ impl Presence {
         })
     }
 
-    /// A connection presents a client id of which only an orphan is left: the entry is its own from now on.
-    pub fn adopt(&mut self, session: SessionRef, client_id: &str) {
-        let Some(entry) = self.entries.get(client_id) else {
-            return;
-        };
-        if matches!(entry.owner, Owner::Orphan { .. }) && self.own(session).is_ok() {
-            let entry = self.entries.get_mut(client_id).expect("looked up above");
-            entry.owner = Owner::Connection(session);
-            self.orphans -= 1;
+    /// A connection presents a client id of which only an orphan is left: the entry is its own from now on. Gives what
+    /// other nodes are to be told if one of them had it.
+    pub fn adopt(&mut self, session: SessionRef, client_id: &str) -> Option<Change> {
+        let entry = self.entries.get(client_id)?;
+        let is_elsewhere = matches!(entry.owner, Owner::Elsewhere { .. });
+        if matches!(entry.owner, Owner::Connection(_)) || self.own(session).is_err() {
+            return None;
         }
+        let (client_id, _) = self.entries.get_key_value(client_id).expect("looked up above");
+        let client_id = client_id.clone();
+        let entry = self.entries.get_mut(&client_id).expect("looked up above");
+        if is_elsewhere {
+            entry.offset = entry.offset.saturating_add(1);
+        }
+        let owner = std::mem::replace(&mut entry.owner, Owner::Connection(session));
+        let change = is_elsewhere.then(|| change_of(&client_id, entry));
+        self.released(owner);
+        change
     }
 
     /// The connection is gone. After a close frame its clients have left; otherwise they get `orphan_us` to come back.
@@ -210,17 +383,19 @@ impl Presence {
         Vec::new()
     }
 
-    /// Removes the orphans whose time is up.
-    pub fn expire(&mut self, now_us: u64) -> Vec<Change> {
+    /// Removes the entries whose time is up; with each, whether this node answered for it.
+    pub fn expire(&mut self, now_us: u64) -> Vec<(Change, bool)> {
         if self.orphans == 0 {
             return Vec::new();
         }
-        let due = |entry: &Entry| matches!(entry.owner, Owner::Orphan { until_us } if until_us <= now_us);
+        let due = |entry: &Entry| entry.owner.expires_us().is_some_and(|until_us| until_us <= now_us);
         let expired = self.entries.iter().filter(|(_, entry)| due(entry));
+        let is_own = |entry: &Entry| !matches!(entry.owner, Owner::Elsewhere { .. });
         let expired: Vec<_> = expired
-            .map(|(id, entry)| (id.clone(), sent_clock(entry.sent(), 1)))
+            .map(|(id, entry)| (id.clone(), sent_clock(entry.sent(), 1), is_own(entry)))
             .collect();
-        expired.into_iter().map(|(id, clock)| self.remove(&id, clock)).collect()
+        let expired = expired.into_iter();
+        expired.map(|(id, clock, own)| (self.remove(&id, clock), own)).collect()
     }
 
     /// Counts one more entry for a session, within its limit.
@@ -231,6 +406,18 @@ impl Presence {
         }
         *owned += 1;
         Ok(())
+    }
+
+    /// Somebody no longer answers for an entry.
+    fn released(&mut self, owner: Owner) {
+        match owner {
+            Owner::Connection(session) => self.disown(session),
+            Owner::Orphan { .. } => self.orphans -= 1,
+            Owner::Elsewhere { .. } => {
+                self.orphans -= 1;
+                self.elsewhere -= 1;
+            }
+        }
     }
 
     fn disown(&mut self, session: SessionRef) {
@@ -247,20 +434,15 @@ impl Presence {
         self.own(session)?;
         let entry = self.entries.get_mut(client_id).expect("the caller looked it up");
         entry.offset = sent_clock(entry.sent(), 1).saturating_sub(clock);
-        match std::mem::replace(&mut entry.owner, Owner::Connection(session)) {
-            Owner::Connection(before) => self.disown(before),
-            Owner::Orphan { .. } => self.orphans -= 1,
-        }
+        let owner = std::mem::replace(&mut entry.owner, Owner::Connection(session));
+        self.released(owner);
         Ok(())
     }
 
     fn remove(&mut self, client_id: &str, clock: u64) -> Change {
         let (client_id, entry) = self.entries.remove_entry(client_id).expect("the caller looked it up");
         self.bytes -= (client_id.len() + entry.state.len()) as u32;
-        match entry.owner {
-            Owner::Connection(owner) => self.disown(owner),
-            Owner::Orphan { .. } => self.orphans -= 1,
-        }
+        self.released(entry.owner);
         Change {
             client_id,
             state: None,
@@ -323,7 +505,7 @@ mod tests {
         assert!(presence.expire(129).is_empty());
         let expired = presence.expire(130);
         assert_eq!(expired.len(), 1);
-        assert_eq!(&*expired[0].client_id, "b");
+        assert_eq!(&*expired[0].0.client_id, "b");
         assert!(!presence.has_orphans());
         assert_eq!(presence.closed(session(2), true, 200, 30).len(), 1);
     }

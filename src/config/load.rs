@@ -1,5 +1,6 @@
 //! From variables and flags to [`Config`]: one function per group of settings, in the order they are printed.
 
+use super::cluster::cluster;
 use super::flags::Flags;
 use super::network::TrustedProxies;
 use super::operation::operation;
@@ -76,8 +77,7 @@ impl Config {
         let sync = sync(&mut reader);
         let storage = storage(&mut reader);
         let tls = tls(&mut reader);
-        production::refuse_backends(&mut reader);
-        without_effect(&mut reader);
+        let cluster = cluster(&mut reader);
         if environment == Environment::Production {
             production::check(&mut reader, &auth, &http);
         } else if !auth.jwt_secret.generated && production::is_known_secret(&auth.jwt_secret.bytes) {
@@ -104,6 +104,7 @@ impl Config {
             sync,
             storage,
             tls,
+            cluster,
             warnings,
             settings,
         })
@@ -472,25 +473,6 @@ fn tls<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> Option<TlsConfi
             );
             None
         }
-    }
-}
-
-/// Settings of clustering are checked, so that a typo does not wait for the version that uses them, but they change
-/// nothing in a single server.
-fn without_effect<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) {
-    let bridge = |text: &str| match text {
-        "off" | "csharp" => Ok(()),
-        _ => Err(Expected("off or csharp".to_owned())),
-    };
-    let seen = [
-        reader.optional(&["SYNCKIT_REDIS_BRIDGE"], bridge),
-        reader.optional(&["REDIS_CHANNEL_PREFIX"], |_| Ok(())),
-    ];
-    let names: Vec<&str> = seen.into_iter().flatten().map(|(name, ())| name).collect();
-    if !names.is_empty() {
-        reader
-            .warnings
-            .push(format!("without effect in a single server: {}", names.join(", ")));
     }
 }
 

@@ -8,6 +8,7 @@
 //! Secrets live only in the fields made for them. [`Config::describe`] leaves them out, errors never quote them, and
 //! their types print as `(hidden)`.
 
+mod cluster;
 pub mod files;
 mod flags;
 mod load;
@@ -21,6 +22,7 @@ mod storage;
 pub mod table;
 mod values;
 
+pub use cluster::{ClusterConfig, RedisUrl};
 pub use flags::Flags;
 pub use network::{Network, TrustedProxies};
 pub use operation::OperationConfig;

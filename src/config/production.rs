@@ -63,14 +63,3 @@ pub(super) fn check<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>, auth:
         );
     }
 }
-
-/// Ignoring a configured Redis would look like one server and be several.
-pub(super) fn refuse_backends<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) {
-    if let Some((variable, _)) = reader.text(&["REDIS_URL", "ConnectionStrings__redis"]) {
-        reader.refuse(
-            variable,
-            "Redis is configured, but this version runs as a single server; several of them would not see each other's changes",
-            "unset it and run one server",
-        );
-    }
-}

@@ -1,6 +1,7 @@
 //! The configuration as plain data. Every field says its unit; a limit that is switched off holds its type's maximum, so
 //! whoever enforces it compares and never asks whether it is on.
 
+use super::cluster::ClusterConfig;
 use super::network::TrustedProxies;
 use super::operation::OperationConfig;
 use super::reader::Setting;
@@ -36,6 +37,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// TLS on the port, if certificates are given.
     pub tls: Option<TlsConfig>,
+    /// Several nodes.
+    pub cluster: ClusterConfig,
     /// Things the operator should know although the server starts.
     pub warnings: Vec<String>,
     /// Every setting with its effective value and origin, without secrets.

@@ -197,9 +197,12 @@ pub static TABLE: &[Entry] = &[
     row(Storage, &["SYNCKIT_DB_OPTIONAL"], "BOOL", "false", "start in memory if it is away for longer"),
     row(Storage, &["SYNCKIT_AUDIT_DELTAS"], "BOOL", "true", "a row in `deltas` for every change"),
 
-    secret(row(Cluster, &["REDIS_URL", "ConnectionStrings__redis"], "URL", "", "must be empty in this version")),
-    row(Cluster, &["REDIS_CHANNEL_PREFIX"], "TEXT", "", "without effect in a single server"),
-    row(Cluster, &["SYNCKIT_REDIS_BRIDGE"], "MODE", "", "`off` or `csharp`; without effect in a single server"),
+    secret(row(Cluster, &["REDIS_URL", "ConnectionStrings__redis"], "URL", "",
+        "the Redis that joins the nodes: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`; empty = single server")),
+    row(Cluster, &["REDIS_CHANNEL_PREFIX"], "TEXT", "synckit:", "begins the names of all channels; a colon is added at the end"),
+    row(Cluster, &["SYNCKIT_DIGEST_INTERVAL"], "MS", "5000", "how often nodes compare documents that changed: ms, or with a unit like `5s`"),
+    row(Cluster, &["SYNCKIT_NODE_ID"], "NAME", "", "the node's name among the others; random when empty"),
+    row(Cluster, &["SYNCKIT_REDIS_BRIDGE"], "MODE", "off", "`off`; `csharp` is refused: the channels of the C# server are not served"),
 ];
 
 /// Variables of the other servers of the family that mean nothing here, and why.

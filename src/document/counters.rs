@@ -20,11 +20,17 @@ const CLIENTS_MAX: usize = 10_000;
 /// Longer client ids share the common total, so that names cannot cost more than numbers.
 const CLIENT_ID_BYTES_MAX: usize = 256;
 
+/// Marks the fingerprint of an operation that was counted here.
+const COUNTED_HERE: u128 = 1;
+
 /// One operation, as it stands in a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct CounterOperation<'a> {
     /// Who counts.
     pub client_id: &'a str,
+    /// Whose total takes it: the client's, or where several nodes count at once that of the node, so that no two of them
+    /// ever add to one.
+    pub account: &'a str,
     /// The batch; without one a repetition cannot be told from a new operation.
     pub message_id: Option<&'a str>,
     /// Position in the batch.
@@ -64,6 +70,16 @@ pub struct SavedCounters {
 }
 
 impl Total {
+    /// Adds one operation. Each sum only grows: an increment by less than nothing is a decrement.
+    pub fn count(&mut self, value: f64, decrement: bool) {
+        let (sum, value) = match decrement != (value < 0.0) {
+            true => (&mut self.decrements, value.abs()),
+            false => (&mut self.increments, value.abs()),
+        };
+        // A sum that overflowed to infinity could not be stored as JSON.
+        *sum = (*sum + value).clamp(f64::MIN, f64::MAX);
+    }
+
     /// What two servers know of one client: the greater of each sum. Exact as long as a client's batches reach one server
     /// at a time.
     pub fn merge(&mut self, other: Total) {
@@ -79,6 +95,7 @@ impl Total {
 pub struct Counters {
     totals: HashMap<Box<str>, Total>,
     others: Total,
+    /// Fingerprints of operations; the lowest bit says that it was counted here rather than by another node.
     remembered: HashSet<u128>,
     order: VecDeque<(u64, u128)>,
 }
@@ -89,23 +106,57 @@ impl Counters {
         self.expire(now_ms);
         if let Some(message_id) = operation.message_id {
             let fingerprint = fingerprint(operation.client_id, message_id, operation.element);
-            if !self.remembered.insert(fingerprint) {
+            if self.knows(fingerprint) {
                 return Counted::Repeated;
             }
-            self.order.push_back((now_ms, fingerprint));
-            if self.order.len() > REMEMBERED_MAX {
-                self.forget_oldest();
-            }
+            self.remember(now_ms, fingerprint | COUNTED_HERE);
         }
-        let total = self.total_mut(operation.client_id);
-        let sum = if operation.decrement {
-            &mut total.decrements
-        } else {
-            &mut total.increments
-        };
-        // A sum that overflowed to infinity could not be stored as JSON.
-        *sum = (*sum + operation.value).clamp(f64::MIN, f64::MAX);
+        self.total_mut(operation.account)
+            .count(operation.value, operation.decrement);
         Counted::Fresh
+    }
+
+    /// Whether an operation has been counted, here or elsewhere.
+    fn knows(&self, fingerprint: u128) -> bool {
+        let elsewhere = fingerprint & !COUNTED_HERE;
+        self.remembered.contains(&elsewhere) || self.remembered.contains(&(elsewhere | COUNTED_HERE))
+    }
+
+    fn remember(&mut self, now_ms: u64, fingerprint: u128) {
+        self.remembered.insert(fingerprint);
+        self.order.push_back((now_ms, fingerprint));
+        if self.order.len() > REMEMBERED_MAX {
+            self.forget_oldest();
+        }
+    }
+
+    /// Another node has counted an operation. Returns whether it was counted here as well; if `theirs_counts`, that is
+    /// so no longer, and the caller takes it back.
+    pub fn counted_elsewhere(&mut self, now_ms: u64, fingerprint: u128, theirs_counts: bool) -> bool {
+        let elsewhere = fingerprint & !COUNTED_HERE;
+        let here = elsewhere | COUNTED_HERE;
+        if !self.knows(fingerprint) {
+            self.remember(now_ms, elsewhere);
+            return false;
+        }
+        let twice = self.remembered.contains(&here);
+        if twice && theirs_counts {
+            self.remembered.remove(&here);
+            self.remembered.insert(elsewhere);
+        }
+        twice
+    }
+
+    /// What an account holds.
+    pub fn account(&self, account: &str) -> Total {
+        self.totals.get(account).copied().unwrap_or_default()
+    }
+
+    /// Adds to an account without looking for repetitions.
+    pub fn add(&mut self, account: &str, added: Total) {
+        let total = self.total_mut(account);
+        total.increments += added.increments;
+        total.decrements += added.decrements;
     }
 
     /// The total of every client that has one, and of all others together.
@@ -174,7 +225,8 @@ impl Counters {
 
     fn forget_oldest(&mut self) {
         if let Some((_, fingerprint)) = self.order.pop_front() {
-            self.remembered.remove(&fingerprint);
+            self.remembered.remove(&(fingerprint | COUNTED_HERE));
+            self.remembered.remove(&(fingerprint & !COUNTED_HERE));
         }
     }
 
@@ -184,6 +236,21 @@ impl Counters {
             return &mut self.others;
         }
         self.totals.entry(client_id.into()).or_default()
+    }
+}
+
+impl CounterOperation<'_> {
+    /// What it adds to nothing.
+    pub fn total(&self) -> Total {
+        let mut total = Total::default();
+        total.count(self.value, self.decrement);
+        total
+    }
+
+    /// What it is recognised by, if it can be.
+    pub fn fingerprint(&self) -> Option<u128> {
+        let message_id = self.message_id?;
+        Some(fingerprint(self.client_id, message_id, self.element) & !COUNTED_HERE)
     }
 }
 
@@ -205,6 +272,7 @@ mod tests {
     fn increment<'a>(client_id: &'a str, message_id: &'a str, element: u32) -> CounterOperation<'a> {
         CounterOperation {
             client_id,
+            account: client_id,
             message_id: Some(message_id),
             element,
             value: 1.0,

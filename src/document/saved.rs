@@ -69,6 +69,37 @@ impl Document {
         self.records.iter().map(saved).collect()
     }
 
+    /// Fields that were written here, in this process, since the last flush: what other nodes cannot know yet. To be asked
+    /// right before [`Document::flush`].
+    pub fn accepted(&self) -> Vec<SavedRecord> {
+        let accepted = |at: &u32| {
+            let record = &self.records[*at as usize];
+            // A record that was taken over from elsewhere has no connection.
+            (record.author.for_all && record.author.session().is_some()).then_some(record)
+        };
+        let saved = |record: &Record| SavedRecord {
+            deleted_at_ms: match record.is_live() {
+                true => 0,
+                false => self.buried_at_ms(record),
+            },
+            ..self.saved(record)
+        };
+        self.dirty.iter().filter_map(accepted).map(saved).collect()
+    }
+
+    /// When a tombstone of late was made.
+    fn buried_at_ms(&self, record: &Record) -> u64 {
+        let mut graves = self.graveyard.newest();
+        let grave = graves.find(|grave| grave.lam == record.lam && grave.key == record.key);
+        grave.map_or(record.timestamp_ms, |grave| grave.at_ms)
+    }
+
+    /// Calls `each` with every live field.
+    pub fn for_each_live(&self, mut each: impl FnMut(&SavedRecord)) {
+        let live = self.records.iter().filter(|record| record.is_live());
+        live.for_each(|record| each(&self.saved(record)));
+    }
+
     /// The document as it was stored: `clock` is the greatest clock value known of it. It has no dirty field and no
     /// listener. Of several records of one field the greatest counts.
     pub fn restore(id: impl Into<Arc<str>>, now_unix_ms: u64, clock: u64, mut records: Vec<SavedRecord>) -> Self {

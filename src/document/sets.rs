@@ -198,6 +198,40 @@ impl SetMembership {
         true
     }
 
+    /// What became of the values that the operation with this place in the order touched.
+    pub fn touched(&self, now_unix_ms: u64, lam: u64, operation: SetOperation<'_>) -> Vec<SavedElement> {
+        let saved = |value: &Arc<str>, element: &Element| SavedElement {
+            value: value.clone(),
+            lam,
+            removed_at_ms: (!element.present).then_some(now_unix_ms),
+        };
+        match operation {
+            SetOperation::Add(value) | SetOperation::Remove(value) => {
+                let found = canonical(value).ok();
+                let found = found.and_then(|value| self.elements.get_key_value(&*value));
+                found
+                    .map(|(value, element)| saved(value, element))
+                    .into_iter()
+                    .collect()
+            }
+            SetOperation::Clear => {
+                let cleared = self.elements.iter().filter(|(_, element)| element.lam == lam);
+                cleared.map(|(value, element)| saved(value, element)).collect()
+            }
+        }
+    }
+
+    /// Calls `each` with every member.
+    pub fn for_each_member(&self, mut each: impl FnMut(&SavedElement)) {
+        for (value, element) in self.elements.iter().filter(|(_, element)| element.present) {
+            each(&SavedElement {
+                value: value.clone(),
+                lam: element.lam,
+                removed_at_ms: None,
+            });
+        }
+    }
+
     /// Forgets removals that are too old or too many.
     pub fn expire(&mut self, now_unix_ms: u64, limits: &SetLimits) {
         let kept_since_ms = now_unix_ms.saturating_sub(limits.removed_ttl_ms);

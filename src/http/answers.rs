@@ -39,6 +39,12 @@ pub fn health(facts: &HealthFacts, details: bool, unix_ms: u64) -> Response {
             "totalClients": facts.clients,
         },
         "documents": { "totalDocuments": facts.documents, "documents": listed.collect::<Vec<_>>() },
+        "mode": match (facts.storage, facts.pubsub) {
+            (BackendState::Absent, BackendState::Absent) => "memory-only",
+            (_, BackendState::Absent) => "durable",
+            (BackendState::Absent, _) => "cluster, memory-only",
+            _ => "cluster, durable",
+        },
         "storage": storage,
         "pubsub": pubsub,
     });
@@ -78,8 +84,8 @@ pub fn rooms(documents: &[RoomFacts], connections: u64) -> Response {
     Response::json(200, &body)
 }
 
-/// `GET /metrics` as JSON, in the C# server's words.
-pub fn metrics_json(facts: &MetricsFacts) -> Response {
+/// `GET /metrics` as JSON, in the C# server's words; `bus` is our own addition where there are several nodes.
+pub fn metrics_json(facts: &MetricsFacts, bus: Option<Value>) -> Response {
     let MetricsFacts {
         deltas,
         acks,
@@ -89,7 +95,7 @@ pub fn metrics_json(facts: &MetricsFacts) -> Response {
         send_timing: timing,
         ..
     } = facts;
-    let body = json!({
+    let mut body = json!({
         "deltas": {
             "received": deltas.received, "broadcast": deltas.broadcast,
             "dropped": deltas.dropped, "convergence": deltas.convergence,
@@ -119,6 +125,9 @@ pub fn metrics_json(facts: &MetricsFacts) -> Response {
             "pendingSends": timing.pending, "maxPendingSends": timing.pending_max,
         },
     });
+    if let Some(bus) = bus {
+        body["bus"] = bus;
+    }
     Response::json(200, &body)
 }
 

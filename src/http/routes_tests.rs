@@ -180,7 +180,7 @@ fn metrics_need_an_admin_unless_public() {
         public.question("GET /metrics\nAccept: text/plain;q=1"),
         Question::Metrics { prometheus: true }
     );
-    let body: Value = serde_json::from_slice(answers::metrics_json(&MetricsFacts::default()).body()).unwrap();
+    let body: Value = serde_json::from_slice(answers::metrics_json(&MetricsFacts::default(), None).body()).unwrap();
     assert_eq!(body["send"]["dropRate"], json!(0.0));
 }
 

@@ -4,7 +4,9 @@
 use super::Metrics;
 use super::Shard;
 use super::StorageFacts;
+use super::bus_metrics;
 use super::context::Context;
+use crate::cluster::BusFacts;
 use crate::http::{BackendState, DocumentFacts, HealthFacts, Question, Response, SnapshotFacts, answers};
 use crate::session::{Flags, Stage};
 use rand::Rng;
@@ -38,7 +40,8 @@ impl Shard {
         match question {
             Question::Health { details } => Findings::Health(self.health_facts(*details)),
             Question::Ready => {
-                Findings::Ready(!self.draining && self.storage_facts().is_none_or(|facts| facts.available))
+                let bus = self.bus_facts().is_none_or(|facts| facts.available);
+                Findings::Ready(bus && !self.draining && self.storage_facts().is_none_or(|facts| facts.available))
             }
             Question::Rooms => Findings::Rooms {
                 documents: self.document_facts(),
@@ -73,7 +76,11 @@ impl Shard {
                 Some(facts) if facts.available => BackendState::Connected,
                 Some(_) => BackendState::Disconnected,
             },
-            ..HealthFacts::default()
+            pubsub: match self.bus_facts() {
+                None => BackendState::Absent,
+                Some(facts) if facts.available => BackendState::Connected,
+                Some(_) => BackendState::Disconnected,
+            },
         }
     }
 
@@ -112,6 +119,7 @@ impl Shard {
                 Stage::Open => {}
             }
         }
+        measured.bus = self.bus_facts().filter(|_| self.id.index() == 0);
         measured
     }
 
@@ -141,10 +149,26 @@ impl Shard {
         }
     }
 
+    /// The bus is one for the process as well.
+    fn bus_facts(&self) -> Option<BusFacts> {
+        self.context.bus.as_ref().map(|bus| (bus.health)())
+    }
+
     /// Deletes all documents (`/_test/clear`). Connections stay, their subscriptions go.
     fn clear(&mut self) {
         self.forget_unsaved();
+        let documents: Vec<_> = match self.cluster {
+            Some(_) => self.library.iter().map(|shelf| shelf.id.clone()).collect(),
+            None => Vec::new(),
+        };
         self.context.documents_removed(self.library.clear());
+        for document in documents {
+            self.leave(&document);
+        }
+        if let Some(cluster) = self.cluster.as_deref_mut() {
+            cluster.active.clear();
+            cluster.present.clear();
+        }
         self.metrics = Metrics::default();
         let slots: Vec<_> = self.sessions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -235,7 +259,7 @@ pub(super) fn respond(question: &Question, findings: Vec<Findings>, unix_ms: u64
                 sum.users += facts.users;
                 sum.clients += facts.clients;
                 sum.documents += facts.documents;
-                sum.storage = facts.storage;
+                (sum.storage, sum.pubsub) = (facts.storage, facts.pubsub);
                 sum.document_list.extend(facts.document_list);
             }
             answers::health(&sum, *details, unix_ms)
@@ -267,7 +291,7 @@ pub(super) fn respond(question: &Question, findings: Vec<Findings>, unix_ms: u64
             }
             let mut total = Metrics::default();
             shards.iter().for_each(|shard| total.add(shard));
-            answers::metrics_json(&total.facts())
+            answers::metrics_json(&total.facts(), total.bus.as_ref().map(bus_metrics::json))
         }
         Question::Overview | Question::FindDocuments { .. } | Question::Document { .. } => {
             super::dashboard::respond(question, findings, unix_ms)

@@ -5,7 +5,7 @@ use super::Shard;
 use super::mail::DocumentId;
 
 /// What a shard holds at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Census {
     /// Connections, whatever their stage.
     pub sessions: usize,
@@ -25,6 +25,8 @@ pub struct Census {
     pub outbox_bytes: usize,
     /// Client ids known to be connected.
     pub clients: usize,
+    /// Counters, with what they add up to.
+    pub counters: Vec<(DocumentId, f64)>,
     /// Fan-outs skipped for slow connections so far.
     pub coalesced: u64,
 }
@@ -48,6 +50,9 @@ impl Shard {
         for shelf in self.library.iter() {
             census.listeners += shelf.fields.listener_count();
             census.documents.push(shelf.id.clone());
+            if let Some(counters) = &shelf.counters {
+                census.counters.push((shelf.id.clone(), counters.value()));
+            }
         }
         census
     }

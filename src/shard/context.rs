@@ -4,6 +4,7 @@
 use super::storehouse::StorageLink;
 use crate::auth::{Authenticator, LoginWork};
 use crate::clock::Now;
+use crate::cluster::BusLink;
 use crate::config::{Config, LimitsConfig, TrustedProxies};
 use crate::histogram::Durations;
 use crate::http::Api;
@@ -55,6 +56,8 @@ pub struct Context {
     pub run_blocking: RunBlocking,
     /// Where documents are stored, if they are.
     pub storage: Option<StorageLink>,
+    /// The bus to other nodes, if there is one.
+    pub bus: Option<BusLink>,
     measure: OnceLock<Measure>,
     process: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
     resident: OnceLock<Resident>,
@@ -76,6 +79,8 @@ pub struct Parts {
     pub run_blocking: RunBlocking,
     /// Where documents are stored; there is one exactly if the configuration names a database.
     pub storage: Option<StorageLink>,
+    /// The bus to other nodes; there is one exactly if the configuration names a Redis.
+    pub bus: Option<BusLink>,
 }
 
 impl Context {
@@ -91,6 +96,7 @@ impl Context {
             started_unix_ms: parts.started_unix_ms,
             run_blocking: parts.run_blocking,
             storage: parts.storage,
+            bus: parts.bus,
             measure: OnceLock::new(),
             process: OnceLock::new(),
             resident: OnceLock::new(),

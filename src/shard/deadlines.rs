@@ -48,6 +48,12 @@ pub enum Due {
     Unload,
     /// Questions about stored snapshots may have waited too long.
     Snapshots,
+    /// What is periodic among several nodes.
+    Nodes,
+    /// Something about a document is to be asked of other nodes, told them or stored; its place in the library.
+    Exchange(u32),
+    /// Documents that are being loaded may have waited long enough for other nodes.
+    Peers,
 }
 
 /// The grid of deadlines that need no precision.

@@ -43,11 +43,26 @@ impl Shard {
                 limit: Some((bound, u64::from(max))),
             });
         }
-        Ok(self.library.add(document, self.now.unix_ms))
+        Ok(self.add_document(document))
+    }
+
+    /// Makes a place for a document that was counted.
+    pub(super) fn add_document(&mut self, document: &DocumentId) -> u32 {
+        let place = self.library.add(document, self.now.unix_ms);
+        if let Some(cluster) = self.cluster.as_deref_mut() {
+            let shared = cluster.share(self.now.mono_us);
+            if let Some(shelf) = self.library.at(place) {
+                shelf.shared = Some(shared);
+            }
+        }
+        place
     }
 
     /// Forgets a document that holds nothing any more.
     pub(super) fn dispose(&mut self, place: u32) {
+        if self.cluster.is_some() {
+            return self.dispose_shared(place);
+        }
         if self.library.dispose(place) {
             self.context.documents_removed(1);
         }
@@ -215,7 +230,15 @@ impl Shard {
         }
         shelf.flushed_us = now_us.max(1);
         let changed_us = shelf.changed_us;
+        let accepted = match &shelf.shared {
+            Some(_) => shelf.fields.accepted(),
+            None => Vec::new(),
+        };
         let fields = shelf.fields.flush(&limits);
+        if !accepted.is_empty() {
+            self.publish_fields(place, accepted);
+        }
+        let Some(shelf) = self.library.at(place) else { return };
         if fields.is_empty() || shelf.shards.is_empty() {
             return self.dispose(place);
         }

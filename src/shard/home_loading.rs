@@ -8,7 +8,8 @@
 use super::library::{Shelf, Text};
 use super::mail::{DocumentId, Mail, Refusal, Wrote};
 use super::storehouse::{
-    Durable, LOADING_TICK_US, Loading, PATIENCE_US, STORED_ID_CHARS_MAX, UNLOAD_IDLE_US, UNLOAD_STEP, UNLOAD_TICK_US,
+    Arrival, Durable, LOADING_TICK_US, Loading, PATIENCE_US, STORED_ID_CHARS_MAX, UNLOAD_IDLE_US, UNLOAD_STEP,
+    UNLOAD_TICK_US,
 };
 use super::{Due, Shard};
 use crate::document::Document;
@@ -68,17 +69,28 @@ impl Shard {
             return None;
         }
         let (document, waiting) = (document.clone(), [(since_us, mail)].into());
-        let submitted = self.submit_load(&document);
+        let is_shared = self.cluster.is_some();
+        let submitted = !is_shared && self.submit_load(&document);
         if let Some(storehouse) = self.storehouse.as_deref_mut() {
-            storehouse.loading.insert(document, Loading { submitted, waiting });
+            let loading = Loading {
+                arrival: if is_shared { Arrival::Joining } else { Arrival::Reading },
+                since_us,
+                envelopes: Vec::new(),
+                submitted,
+                waiting,
+            };
+            storehouse.loading.insert(document.clone(), loading);
             if !std::mem::replace(&mut storehouse.loading_scheduled, true) {
                 self.deadlines.at(since_us + LOADING_TICK_US, Due::Loading);
             }
         }
+        if is_shared {
+            self.begin_loading_shared(&document);
+        }
         None
     }
 
-    fn submit_load(&self, document: &DocumentId) -> bool {
+    pub(super) fn submit_load(&self, document: &DocumentId) -> bool {
         let load = Load {
             document: document.clone(),
             shard: self.id,
@@ -103,7 +115,7 @@ impl Shard {
             {
                 overdue.extend(loading.waiting.pop_front().map(|(_, mail)| mail));
             }
-            if !loading.submitted {
+            if !loading.submitted && loading.arrival == Arrival::Reading {
                 unsubmitted.push(document.clone());
             }
         }
@@ -178,11 +190,17 @@ impl Shard {
             Ok(Some((version, saved))) => self.take_in(&loaded.document, version, saved).err(),
             Err(_) => Some(Fault::UNREADABLE),
         };
+        if fault.is_none() {
+            self.take_kept(&loaded.document, loading.envelopes);
+        }
         for (_, mail) in loading.waiting {
             match &fault {
                 Some(fault) => self.refuse_waiting(mail, fault),
                 None => self.open_now(mail),
             }
+        }
+        if self.cluster.is_some() {
+            self.came(&loaded.document);
         }
         self.schedule_unloading();
     }
@@ -193,7 +211,7 @@ impl Shard {
             return Err(Fault::documents(self.context.config.limits.documents_max));
         }
         let (unix_ms, now_us) = (self.now.unix_ms, self.now.mono_us);
-        let place = self.library.add(document, unix_ms);
+        let place = self.add_document(document);
         let Some(shelf) = self.library.at(place) else {
             return Ok(());
         };
@@ -230,7 +248,8 @@ impl Shard {
 
     pub(super) fn schedule_unloading(&mut self) {
         let now_us = self.now.mono_us;
-        if let Some(storehouse) = self.storehouse.as_deref_mut()
+        if self.context.storage.is_some()
+            && let Some(storehouse) = self.storehouse.as_deref_mut()
             && !std::mem::replace(&mut storehouse.unload_scheduled, true)
         {
             self.deadlines.at(now_us + UNLOAD_TICK_US, Due::Unload);
@@ -299,6 +318,9 @@ impl Shard {
         if let Some(storehouse) = self.storehouse.as_deref_mut() {
             storehouse.document_bytes -= counted;
         }
+        if self.cluster.is_some() {
+            self.leave(&shelf.id);
+        }
         self.metrics.unloaded += 1;
         self.context.documents_removed(1);
     }
@@ -313,7 +335,8 @@ impl Shelf {
         let quiet = self.fields.listener_count() == 0 && !self.flush_scheduled;
         let text = self.text.as_ref();
         let told = text.is_none_or(|text| !text.relay_scheduled && text.echoes.is_empty());
-        let alone = self.presence.as_ref().is_none_or(|presence| presence.is_empty());
+        let alone = self.presence.as_ref().is_none_or(|presence| !presence.has_own());
+        let alone = alone && self.shared.as_ref().is_none_or(|shared| !shared.is_busy());
         let forgetful = self.counters.as_ref().is_none_or(|counters| !counters.remembers());
         (stored && quiet && told && alone && forgetful).then_some(durable.used_us)
     }

@@ -61,6 +61,7 @@ impl Shard {
             .update(session, &client_id, clock, state);
         let refused = result == Err(Rejected::Limit);
         if let Ok(change) = result {
+            self.publish_presence(place, &change);
             self.tell_presence(place, change, Some(session));
         }
         let answer = AwarenessAnswered {
@@ -85,16 +86,22 @@ impl Shard {
             return;
         };
         let changes = presence.closed(session, clean, now_us, orphan_us);
-        let orphaned = presence.has_orphans();
+        let expires = presence.has_orphans();
         for change in changes {
+            self.publish_presence(place, &change);
             self.tell_presence(place, change, Some(session));
         }
-        if orphaned {
-            if !self.library.orphaned.contains(&place) {
-                self.library.orphaned.push(place);
-            }
-            self.schedule_presence_sweep();
+        if expires {
+            self.watch_presence_of(place);
         }
+    }
+
+    /// Entries of a document expire if nothing happens.
+    pub(super) fn watch_presence_of(&mut self, place: u32) {
+        if !self.library.orphaned.contains(&place) {
+            self.library.orphaned.push(place);
+        }
+        self.schedule_presence_sweep();
     }
 
     fn schedule_presence_sweep(&mut self) {
@@ -115,7 +122,10 @@ impl Shard {
             if presence.has_orphans() {
                 self.library.orphaned.push(place);
             }
-            for change in changes {
+            for (change, own) in changes {
+                if own {
+                    self.publish_presence(place, &change);
+                }
                 self.tell_presence(place, change, None);
             }
             self.dispose(place);
@@ -125,7 +135,7 @@ impl Shard {
         }
     }
 
-    fn tell_presence(&mut self, place: u32, change: Change, except: Option<SessionRef>) {
+    pub(super) fn tell_presence(&mut self, place: u32, change: Change, except: Option<SessionRef>) {
         let Some(shelf) = self.library.at(place) else { return };
         let fan_out = AwarenessFanOut {
             document: shelf.id.clone(),

@@ -18,7 +18,7 @@ use crate::protocol::Fault;
 use crate::saved::{
     Answer, AuditEntry, AuditKind, Request, SavedDocument, SavedText, Store, StoreFailure, Stored, StoredRow,
 };
-use crate::text::{Incoming, merge};
+use bytes::Bytes;
 use std::sync::Arc;
 
 impl Shard {
@@ -49,6 +49,13 @@ impl Shard {
     /// Notes a change of a document, to be stored at the end of the turn.
     pub(super) fn changed(&mut self, place: u32) {
         let now_us = self.now.mono_us;
+        if self.storehouse.is_none() {
+            return;
+        }
+        self.content_changed(place);
+        if let Some(shared) = self.library.at(place).and_then(|shelf| shelf.shared.as_mut()) {
+            shared.store_us = 0;
+        }
         let Some(storehouse) = self.storehouse.as_deref_mut() else {
             return;
         };
@@ -340,35 +347,34 @@ impl Shard {
 
     /// Another server had written the row: what it knew more than this one is told to the listeners.
     fn merge_row(&mut self, place: u32, row: SavedDocument) {
+        if self.merge_document(place, row) {
+            self.content_changed(place);
+        }
+    }
+
+    /// Merges what others know of a document and tells the listeners what is new. Returns whether anything is.
+    pub(super) fn merge_document(&mut self, place: u32, other: SavedDocument) -> bool {
         let unix_ms = self.now.unix_ms;
-        let Some(shelf) = self.library.at(place) else { return };
-        shelf.fields.raise_clock(row.clock);
+        let Some(shelf) = self.library.at(place) else {
+            return false;
+        };
+        shelf.fields.raise_clock(other.clock);
         let mut fields_changed = false;
-        for record in &row.records {
+        for record in &other.records {
             fields_changed |= shelf.fields.merge(record);
         }
-        let elements = row
+        let elements = other
             .set
             .into_iter()
             .filter(|element| shelf.set.get_or_insert_default().merge(element));
         let elements: Vec<SavedElement> = elements.collect();
-        if let Some(counters) = &row.counters {
-            shelf.counters.get_or_insert_default().merge(counters);
+        let mut counted = Vec::new();
+        if let Some(counters) = &other.counters {
+            counted = shelf.count_others(counters);
         }
-        let mut text_changed = false;
-        if let Some(stored) = row.text {
-            let text = shelf.text.get_or_insert_default();
-            let merged = merge(Some(&stored.state), &Incoming::from(&text.state));
-            text_changed = merged.state.to_json() != text.state.to_json();
-            text.timestamp = text.timestamp.max(stored.timestamp);
-            if text_changed {
-                text.state = merged.state;
-                text.encoded = None;
-                text.relay_pending = true;
-                text.current.clear();
-            }
-        }
-        if fields_changed || text_changed || !elements.is_empty() {
+        let text_changed = other.text.is_some_and(|text| shelf.merge_text(text));
+        let changed = fields_changed || text_changed || !elements.is_empty() || !counted.is_empty();
+        if changed {
             shelf.modified_ms = unix_ms;
         }
         if fields_changed {
@@ -378,6 +384,8 @@ impl Shard {
             self.schedule_text_relay(place);
         }
         self.relay_elements(place, &elements);
+        self.relay_counted(place, &counted);
+        changed
     }
 
     fn relay_elements(&mut self, place: u32, elements: &[SavedElement]) {
@@ -395,10 +403,16 @@ impl Shard {
             )
         };
         let elements: Vec<_> = elements.iter().map(json).collect();
+        self.relay_to_all(place, elements.join(&b',').into(), false);
+    }
+
+    /// Relays operations to all listeners.
+    pub(super) fn relay_to_all(&mut self, place: u32, elements: Bytes, is_text: bool) {
+        let Some(shelf) = self.library.at(place) else { return };
         let fan_out = Arc::new(RelayFanOut {
             document: shelf.id.clone(),
-            elements: elements.join(&b',').into(),
-            is_text: false,
+            elements,
+            is_text,
             except: None,
         });
         for (shard, _) in shelf.shards.clone() {

@@ -1,5 +1,6 @@
 //! The home side of writes: fields, text states, sets, counters and relayed operations (docs/protocol.md §9, §11, §12).
 
+use super::cluster::Outbound;
 use super::context::AddressKey;
 use super::library::{Text, refusal};
 use super::mail::{DocumentId, Mail, Refusal, RelayFanOut, Span, TextBody, TextFanOut, Write, WriteOp, Wrote};
@@ -21,13 +22,15 @@ use std::sync::Arc;
 
 /// Operations of one write on their way to be relayed, and who must not get them.
 #[derive(Default)]
-struct Relays {
+pub(super) struct Relays {
     /// Relayed to the others, text operations.
-    text: Vec<u8>,
+    pub(super) text: Vec<u8>,
     /// Relayed to the others, all other kinds.
-    others: Vec<u8>,
+    pub(super) others: Vec<u8>,
     /// Relayed to all, the author included.
     all: Vec<u8>,
+    /// What other nodes are told; `None` on a server of one node.
+    pub(super) outbound: Option<Box<Outbound>>,
 }
 
 impl Shard {
@@ -49,23 +52,30 @@ impl Shard {
                 return self.post(session.shard(), Mail::Wrote(wrote));
             }
         };
-        let mut joined = false;
+        let (mut joined, mut adopted) = (false, None);
         if let Some(shelf) = self.library.at(place) {
             joined = write.subscribe;
             if write.subscribe {
                 shelf.listen(session);
             }
             if let (Some(client), Some(presence)) = (&write.client, &mut shelf.presence) {
-                presence.adopt(session, client);
+                adopted = presence.adopt(session, client);
             }
         }
+        if let Some(change) = adopted {
+            self.publish_presence(place, &change);
+        }
         let mut refusals = Vec::new();
-        let mut relays = Relays::default();
+        let mut relays = Relays {
+            outbound: self.cluster.as_ref().map(|_| Box::default()),
+            ..Relays::default()
+        };
         for op in &write.ops {
             if let Err(refusal) = self.apply(place, &write, op, &mut relays) {
                 refusals.push(refusal);
             }
         }
+        self.publish_operations(place, &mut relays);
         self.relay(place, session, relays);
         let accepted = refusals.len() < write.ops.len();
         self.metrics.elements_accepted += (write.ops.len() - refusals.len()) as u64;
@@ -113,6 +123,9 @@ impl Shard {
                 Ok(())
             }
             WriteOp::RichText { element } => {
+                if let Some(outbound) = &mut relays.outbound {
+                    outbound.relay(write.at(element));
+                }
                 append_element(&mut relays.others, write.at(element), None);
                 Ok(())
             }
@@ -229,10 +242,13 @@ impl Shard {
         if merged.changed {
             shelf.modified_ms = unix_ms;
             text.relay_pending = true;
+            text.untold = true;
             text.current.clear();
         }
         let changed = merged.changed;
+        let is_first = shelf.shared.is_some() && text.known.insert(session);
         match merged.echo {
+            Echo::None if is_first => text.owe(session),
             Echo::None if text.relay_pending && !text.echoes.contains(&session) && !text.current.contains(&session) => {
                 text.current.push(session);
             }
@@ -297,8 +313,12 @@ impl Shard {
         let except = std::mem::take(&mut text.current);
         let echoes = std::mem::take(&mut text.echoes);
         let body = text.body();
+        let untold = std::mem::take(&mut text.untold);
         let (document, clock) = (shelf.id.clone(), shelf.fields.step(0));
         let shards = shelf.shards.clone();
+        if untold {
+            self.publish_text(place);
+        }
         let fan_out = |only| TextFanOut {
             document: document.clone(),
             body: body.clone(),
@@ -338,12 +358,16 @@ impl Shard {
             limit: None,
         })?;
         shelf.modified_ms = unix_ms;
+        if let Some(outbound) = &mut relays.outbound {
+            outbound.operations.set.extend(set.touched(unix_ms, lam, operation));
+        }
         append_element(&mut relays.all, element, None);
         Ok(())
     }
 
     fn apply_counter(&mut self, place: u32, write: &Write, element: &str, index: u32, relays: &mut Relays) {
         let now_ms = self.now.mono_ms();
+        let account = self.cluster.as_deref().map(|cluster| &*cluster.account);
         let Some(shelf) = self.library.at(place) else { return };
         let fields = Fields::read(Raw::from_validated(element));
         let client = fields.client_id.and_then(Raw::string);
@@ -351,6 +375,7 @@ impl Shard {
         let message_id = write.message_id.as_ref().map(|span| write.at(span));
         let operation = CounterOperation {
             client_id,
+            account: account.unwrap_or(client_id),
             message_id,
             element: index,
             value: fields.value.and_then(Raw::number).unwrap_or(0.0),
@@ -358,6 +383,9 @@ impl Shard {
         };
         let counted = shelf.counters.get_or_insert_default().apply(now_ms, operation);
         if counted == Counted::Fresh {
+            if let Some(outbound) = &mut relays.outbound {
+                outbound.count(&operation, element);
+            }
             append_element(&mut relays.others, element, None);
         }
     }

@@ -1,5 +1,6 @@
 //! The documents that live on a shard.
 
+use super::cluster::Shared;
 use super::mail::{DocumentId, Refusal};
 use super::slab::Slab;
 use super::snapshots::Snapshots;
@@ -13,7 +14,7 @@ use crate::ids::{SessionRef, ShardId};
 use crate::protocol::Fault;
 use crate::text::{TextLimits, TextState};
 use bytes::Bytes;
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
 use smallvec::SmallVec;
 use std::hash::BuildHasher;
 
@@ -37,6 +38,8 @@ pub(super) struct Shelf {
     pub modified_ms: u64,
     /// What is known of the document's row; `None` without a database.
     pub durable: Option<Box<Durable>>,
+    /// What is known of other nodes that hold the document; `None` on a server of one node.
+    pub shared: Option<Box<Shared>>,
 }
 
 /// The text of a document and what its listeners have of it (text-state.md §6).
@@ -57,6 +60,11 @@ pub(super) struct Text {
     pub current: SmallVec<[SessionRef; 2]>,
     /// Sessions that must be sent the state even if it has not changed (R3, R4).
     pub echoes: SmallVec<[SessionRef; 2]>,
+    /// It was changed here, and other nodes have not been told.
+    pub untold: bool,
+    /// Among several nodes: sessions whose states have been merged here. What a client shows may be out of step with its
+    /// blocks when its former node owed it an echo, so the first state it sends is always answered.
+    pub known: HashSet<SessionRef>,
 }
 
 impl Shelf {
@@ -77,6 +85,7 @@ impl Shelf {
         if let Some(text) = &mut self.text {
             text.current.retain(|other| *other != session);
             text.echoes.retain(|other| *other != session);
+            text.known.remove(&session);
         }
         if !self.fields.left(session) {
             return false;
@@ -98,7 +107,7 @@ impl Shelf {
             && self.text.is_none()
             && self.set.is_none()
             && self.counters.is_none()
-            && self.presence.as_ref().is_none_or(|presence| presence.is_empty())
+            && self.presence.as_ref().is_none_or(|presence| !presence.has_own())
             && !self.flush_scheduled
             && self.durable.as_ref().is_none_or(|durable| durable.is_empty())
     }
@@ -191,6 +200,7 @@ impl Library {
             flush_scheduled: false,
             modified_ms: now_unix_ms,
             durable: self.durable.then(Box::default),
+            shared: None,
         });
         let (shelves, hasher) = (&self.shelves, &self.hasher);
         let hash_of = |place: &u32| shelves.at(*place).map_or(0, |shelf| hasher.hash_one(&*shelf.id));

@@ -7,6 +7,7 @@
 
 use crate::auth::LoginResult;
 use crate::awareness::Change;
+use crate::cluster::BusEvent;
 use crate::document::FlushedField;
 use crate::http::Question;
 use crate::ids::{SessionRef, ShardId};
@@ -106,6 +107,8 @@ pub enum Mail {
     Measure(SyncSender<(ShardId, Box<Metrics>)>),
     /// From storage: answers to what this shard asked.
     Storage(Vec<Answer>),
+    /// From the bus between the nodes.
+    Bus(Vec<BusEvent>),
     /// From a blocking thread: the HTTP response to a login.
     LoggedIn {
         session: SessionRef,

@@ -1,5 +1,8 @@
 //! What a shard counts. Plain numbers, written by one core and copied when somebody asks.
 
+use super::bus_metrics;
+use super::node_metrics::NodeMetrics;
+use crate::cluster::BusFacts;
 use crate::histogram::{Durations, Sizes};
 use crate::http::{AckFacts, BroadcastFacts, DeltaFacts, LatencyFacts, MetricsFacts, SendFacts};
 use crate::protocol::Kind;
@@ -74,6 +77,8 @@ pub struct Metrics {
     pub fan_out: Sizes,
     pub turn_time: Durations,
     pub store_time: Durations,
+    pub bus: Option<BusFacts>,
+    pub nodes: NodeMetrics,
     received: [u64; Kind::COUNT],
     sent: [u64; Kind::COUNT],
     refused: BTreeMap<&'static str, u64>,
@@ -122,8 +127,12 @@ impl Metrics {
             sent,
             refused,
             closed,
+            bus,
+            nodes,
             ..
         } = other;
+        self.bus = self.bus.or(*bus);
+        self.nodes.add(nodes);
         for (mine, theirs) in self.numbers().into_iter().zip(other.clone().numbers()) {
             *mine += *theirs;
         }
@@ -603,6 +612,10 @@ impl Metrics {
         }
         write_histograms(&mut text, shards);
         total.write_labelled(&mut text);
+        if let Some(facts) = &total.bus {
+            bus_metrics::write(facts, &mut text);
+            total.nodes.write(&mut text);
+        }
         text
     }
 

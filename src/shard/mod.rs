@@ -12,7 +12,9 @@
 pub mod answers;
 mod audiences;
 mod authentication;
+mod bus_metrics;
 mod census;
+mod cluster;
 mod connection;
 pub mod context;
 mod dashboard;
@@ -20,8 +22,11 @@ mod deadlines;
 mod deflated;
 mod fanout;
 mod home;
+mod home_cluster;
+mod home_exchange;
 mod home_loading;
 mod home_presence;
+mod home_publishing;
 mod home_storing;
 mod home_writes;
 mod http;
@@ -30,6 +35,7 @@ mod lagging;
 mod library;
 pub mod mail;
 mod metrics;
+mod node_metrics;
 mod replies;
 mod requests;
 mod sending;
@@ -57,6 +63,7 @@ use crate::session::spares::Spares;
 use crate::session::{Flags, Stage};
 use crate::websocket::Inflater;
 use audiences::Audiences;
+use cluster::Cluster;
 use deadlines::{Deadlines, Due};
 use hashbrown::HashMap;
 use library::Library;
@@ -83,8 +90,10 @@ pub struct Shard {
     sessions: Sessions,
     audiences: Audiences,
     library: Library,
-    /// Only with a database.
+    /// Only with a database or among several nodes.
     storehouse: Option<Box<Storehouse>>,
+    /// Only among several nodes.
+    cluster: Option<Box<Cluster>>,
     deadlines: Deadlines,
     /// Mail to this shard itself.
     local: VecDeque<Mail>,
@@ -128,14 +137,24 @@ pub struct Shard {
 impl Shard {
     /// An empty shard.
     pub fn new(id: ShardId, context: Arc<Context>) -> Shard {
+        let mut deadlines = Deadlines::default();
+        if context.bus.is_some() {
+            deadlines.at(0, Due::Nodes);
+        }
+        let is_loading = context.storage.is_some() || context.bus.is_some();
+        let cluster = context
+            .bus
+            .as_ref()
+            .map(|bus| Box::new(Cluster::new(&bus.node, bus.epoch)));
         Shard {
             id,
             now: Now::default(),
             sessions: Sessions::new(id),
             audiences: Audiences::default(),
             library: Library::new(&context.config, context.storage.is_some()),
-            storehouse: context.storage.as_ref().map(|_| Box::default()),
-            deadlines: Deadlines::default(),
+            storehouse: is_loading.then(Box::default),
+            cluster,
+            deadlines,
             local: VecDeque::new(),
             effects: Vec::new(),
             resumable: Vec::new(),
@@ -249,6 +268,7 @@ impl Shard {
                 let _ = report.try_send((self.id, Box::new(self.measured())));
             }
             Mail::Storage(answers) => self.storage_answered(answers),
+            Mail::Bus(events) => self.bus_events(events),
             Mail::LoggedIn { session, login } => self.logged_in(session, *login),
         }
     }
@@ -274,6 +294,9 @@ impl Shard {
             Due::Patience(place) => self.patience_due(place),
             Due::Unload => self.unload_due(),
             Due::Snapshots => self.snapshots_due(),
+            Due::Nodes => self.nodes_due(),
+            Due::Exchange(place) => self.exchange_due(place),
+            Due::Peers => self.peers_due(),
         }
     }
 }

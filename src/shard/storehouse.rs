@@ -9,6 +9,7 @@
 
 use super::mail::{DocumentId, Mail, Wrote};
 use super::stored_snapshots::StoredSnapshots;
+use crate::peers::Envelope;
 use crate::saved::{AuditEntry, Submit};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -92,10 +93,27 @@ pub(super) struct Storehouse {
 
 /// A document on its way here.
 pub(super) struct Loading {
+    /// What it waits for.
+    pub arrival: Arrival,
+    /// Since when.
+    pub since_us: u64,
+    /// What other nodes have said about it meanwhile.
+    pub envelopes: Vec<(u64, Envelope)>,
     /// Storage has the request.
     pub submitted: bool,
     /// Requests in the order they came, with the time they came at.
     pub waiting: VecDeque<(u64, Mail)>,
+}
+
+/// What a document on its way waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// The bus, to deliver what is published about it.
+    Joining,
+    /// Other nodes, to say what they know.
+    Asking,
+    /// The database.
+    Reading,
 }
 
 /// What a document's shelf keeps for its row.

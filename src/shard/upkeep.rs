@@ -175,6 +175,7 @@ impl Shard {
         }
         self.flush_changed();
         self.deliver_local();
+        self.leave_nodes();
     }
 
     /// Fan-outs of other shards are on their way: connections are closed a moment later. A connection that was on its

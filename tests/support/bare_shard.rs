@@ -38,6 +38,7 @@ pub fn context_over(storage: Option<StorageLink>, variables: &[(&str, &str)], sh
         authenticator,
         started_unix_ms: UNIX_MS,
         storage,
+        bus: None,
         run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
     };
     Arc::new(Context::new(config, shards, parts))
@@ -107,8 +108,10 @@ impl BareShard {
     }
 
     /// One shard with a database; what it says of its health and where requests go is the link's.
+    /// Its clients may be silent for as long as they like.
     pub fn stored(link: StorageLink) -> BareShard {
-        let variables: Vec<(&str, &str)> = OPEN.into_iter().chain([("DATABASE_URL", "sqlite:unused")]).collect();
+        let stored = [("DATABASE_URL", "sqlite:unused"), ("WS_HEARTBEAT_TIMEOUT", "0")];
+        let variables: Vec<(&str, &str)> = OPEN.into_iter().chain(stored).collect();
         let context = context_over(Some(link), &variables, 1);
         BareShard::all_of(context, 1).pop().expect("one shard")
     }

@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use synckit_server::auth::Authenticator;
 use synckit_server::clock::Now;
+use synckit_server::cluster::{BusEvent, BusLink};
 use synckit_server::config::{Config, Flags};
 use synckit_server::handler::{Effect, End, Flow, Handler};
 use synckit_server::http::Api;
@@ -140,6 +141,17 @@ impl World {
         variables: &[(&str, String)],
         storage: Option<SimulatedStorage>,
     ) -> Self {
+        Self::among_nodes(seed, shards, variables, storage, None)
+    }
+
+    /// One node of several, which hear of each other over `bus`.
+    pub fn among_nodes(
+        seed: u64,
+        shards: u16,
+        variables: &[(&str, String)],
+        storage: Option<SimulatedStorage>,
+        bus: Option<BusLink>,
+    ) -> Self {
         let config = config(variables);
         let authenticator = Arc::new(Authenticator::new(&config.auth, Vec::new()));
         let parts = Parts {
@@ -148,6 +160,7 @@ impl World {
             started_unix_ms: UNIX_MS,
             run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
             storage: storage.as_ref().map(SimulatedStorage::link),
+            bus,
         };
         let context = Arc::new(Context::new(config, shards, parts));
         let node = |id| Node {
@@ -287,6 +300,11 @@ impl World {
     pub fn step(&mut self) {
         let us = [0, 20, 300, 2_000][self.dice.below(4)];
         self.pass(us);
+        self.take_turns();
+    }
+
+    /// Most shards take a turn, in any order.
+    pub fn take_turns(&mut self) {
         self.answer_from_storage();
         let mut order: Vec<usize> = (0..self.nodes.len()).collect();
         self.dice.shuffle(&mut order);
@@ -295,6 +313,13 @@ impl World {
                 self.turn(at);
             }
         }
+    }
+
+    /// What a shard is told by the bus.
+    pub fn tell(&mut self, shard: ShardId, events: Vec<BusEvent>) {
+        let node = &mut self.nodes[shard.index()];
+        node.awake = true;
+        node.shard.mail(self.now, ShardId::EXTERNAL, Mail::Bus(events));
     }
 
     fn answer_from_storage(&mut self) {

@@ -9,11 +9,13 @@
     reason = "`SqliteFile::new` makes files, `Client::next` panics"
 )]
 
+pub mod bus_proxy;
 pub mod client;
 pub mod crowd;
 pub mod database;
 pub mod frame;
 pub mod http;
+pub mod redis;
 pub mod replica;
 pub mod server;
 pub mod tls;

@@ -55,6 +55,8 @@ pub struct Copy {
     leaving_ack: String,
     /// Set operations as they came.
     pub relayed: usize,
+    /// What counter operations of others, as they came, and own ones add up to.
+    pub counted: f64,
 }
 
 impl Copy {
@@ -71,6 +73,7 @@ impl Copy {
             presence_is_contested: false,
             leaving_ack: String::new(),
             relayed: 0,
+            counted: 0.0,
         }
     }
 }
@@ -440,6 +443,28 @@ impl Peer {
         );
     }
 
+    /// Counts. Receivers add blindly, so everybody must get it exactly once.
+    pub fn count(&mut self, world: &mut World, document: &str) -> f64 {
+        if self.kind == Kind::Goc || !self.is_in(document) {
+            return 0.0;
+        }
+        let message_id = self.fresh("count");
+        self.owed.push(Owed::Ack(message_id.clone()));
+        let (amount, id) = ((1 + self.dice.below(9)) as f64, self.id.clone());
+        let decrement = self.dice.percent(30);
+        let operation = if decrement { "decrement" } else { "increment" };
+        let element =
+            json!({"type": "counter", "operation": operation, "value": amount, "clientId": id, "documentId": document});
+        self.say(
+            world,
+            "delta_batch",
+            json!({"documentId": document, "deltas": [element], "messageId": message_id}),
+        );
+        let signed = if decrement { -amount } else { amount };
+        self.copy(document).counted += signed;
+        signed
+    }
+
     pub fn edit_text(&mut self, world: &mut World, document: &str) {
         if self.kind == Kind::Goc || !self.is_in(document) {
             return;
@@ -713,6 +738,11 @@ impl Peer {
             match element["type"].as_str() {
                 Some("text-state") => copy.text.receive(element["state"].as_str().expect("a state")),
                 Some("set") => copy.relayed += 1,
+                Some("counter") => {
+                    let value = element["value"].as_f64().expect("a number");
+                    let sign = if element["operation"] == "decrement" { -1.0 } else { 1.0 };
+                    copy.counted += sign * value;
+                }
                 other => panic!("{id}: an element of type {other:?}"),
             }
         }

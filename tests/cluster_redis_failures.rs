@@ -1,0 +1,157 @@
+//! Redis may fail (docs/cluster.md): down at the start, killed and restarted, silent, out of memory. Clients of a node go on
+//! among themselves all the while and are acknowledged; `/health`, `/health/ready`, the metrics and the log say what is the
+//! matter; it heals without a restart. A real Redis and a real server, each its own process.
+
+use test_support as support;
+
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::redis::Redis;
+use support::{Client, Dialect, Server, ServerBuilder};
+
+/// The node's patience with a silent Redis is seconds long, and the machine may be busy.
+const PATIENT: Duration = Duration::from_secs(30);
+
+fn node(redis: &Redis) -> ServerBuilder {
+    Server::with()
+        .env("REDIS_URL", redis.url())
+        .env("SYNCKIT_METRICS_PUBLIC", true)
+        .env("SYNCKIT_MAX_MESSAGES_PER_MINUTE", 0)
+}
+
+fn wait_until_ready(server: &Server, ready: bool) {
+    let deadline = Instant::now() + PATIENT;
+    let expected = if ready { 200 } else { 503 };
+    while server.get("/health/ready").status != expected {
+        assert!(Instant::now() < deadline, "/health/ready never became {expected}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn pubsub(server: &Server) -> Value {
+    server.get("/health").json()["pubsub"].clone()
+}
+
+/// Two clients of one node see each other's changes, with acknowledgements.
+fn assert_clients_sync(server: &Server, document: &str) {
+    let mut author = Client::connect(server, Dialect::Json);
+    let mut reader = Client::connect(server, Dialect::Binary);
+    reader.subscribe(document);
+    author.write_acked(document, json!({"a": document}));
+    assert_eq!(reader.take_field(document, "a")["value"], document);
+}
+
+#[test]
+fn a_node_starts_without_its_redis_and_finds_it_later() {
+    let mut redis = Redis::stopped(&[]);
+    let server = node(&redis).start();
+    wait_until_ready(&server, false);
+    assert_eq!(pubsub(&server), "disconnected");
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.get("/health/live").status, 200);
+    assert_eq!(server.metric("bus_up"), 0);
+    assert!(server.metric("bus_unavailable_ms") > 0);
+    assert_clients_sync(&server, "early");
+    redis.restart();
+    wait_until_ready(&server, true);
+    let health = server.get("/health").json();
+    assert_eq!(
+        (&health["pubsub"], &health["mode"]),
+        (&json!("connected"), &json!("cluster, memory-only"))
+    );
+    assert_eq!(server.metric("bus_up"), 1);
+    assert_eq!(server.get("/metrics").json()["bus"]["up"], 1);
+    let log = server.log();
+    assert!(log.contains("does not work") && log.contains("is back"), "{log}");
+    assert_clients_sync(&server, "late");
+}
+
+#[test]
+fn clients_go_on_while_redis_is_killed_silent_or_cuts_connections() {
+    let mut redis = Redis::start();
+    let server = node(&redis).start();
+    wait_until_ready(&server, true);
+    for (number, trouble) in ["killed", "silent", "cut"].into_iter().enumerate() {
+        let reconnects = server.metric("bus_reconnects_total");
+        match trouble {
+            "killed" => redis.kill(),
+            "silent" => redis.pause(),
+            _ => drop((redis.cut("pubsub"), redis.cut("normal"))),
+        }
+        assert_clients_sync(&server, &format!("during-{number}"));
+        if trouble != "cut" {
+            wait_until_ready(&server, false);
+            assert_eq!(pubsub(&server), "disconnected");
+            assert_clients_sync(&server, &format!("away-{number}"));
+        }
+        match trouble {
+            "killed" => redis.restart(),
+            "silent" => redis.go_on(),
+            _ => {}
+        }
+        let deadline = Instant::now() + PATIENT;
+        while server.metric("bus_reconnects_total") == reconnects || server.metric("bus_up") == 0 {
+            assert!(Instant::now() < deadline, "{trouble}: never came back");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        wait_until_ready(&server, true);
+        assert_clients_sync(&server, &format!("back-{number}"));
+    }
+}
+
+#[test]
+fn a_redis_without_memory_does_not_matter() {
+    let redis = Redis::start_with(&["--maxmemory-policy", "noeviction"]);
+    let server = node(&redis).start();
+    wait_until_ready(&server, true);
+    let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused: Result<String, _> = redis::cmd("SET").arg("k").arg("v").query(&mut redis.connect());
+    assert!(refused.is_err(), "Redis has memory left");
+    assert_clients_sync(&server, "full");
+    redis.cut("pubsub");
+    redis.cut("normal");
+    wait_until_ready(&server, true);
+    assert_clients_sync(&server, "still-full");
+}
+
+#[test]
+fn wrong_settings_are_refused_by_name_and_without_secrets() {
+    for (name, value) in [
+        ("REDIS_URL", "http://:hunter2@localhost"),
+        ("REDIS_URL", "redis+sentinel://:hunter2@nobody"),
+        ("ConnectionStrings__redis", "localhost:6379,password=hunter2"),
+        ("REDIS_CHANNEL_PREFIX", "star*"),
+        ("SYNCKIT_DIGEST_INTERVAL", "soon"),
+        ("SYNCKIT_NODE_ID", "no spaces"),
+        ("SYNCKIT_REDIS_BRIDGE", "java"),
+    ] {
+        let (status, log) = Server::with().env(name, value).refuses();
+        assert_eq!(status.code(), Some(1), "{name}");
+        let shown = if name == "ConnectionStrings__redis" {
+            name
+        } else {
+            name.split('=').next().unwrap_or(name)
+        };
+        assert!(log.contains(shown) && !log.contains("hunter2"), "{log}");
+    }
+    let redis = Redis::start_with(&["--requirepass", "hunter2"]);
+    let server = Server::with()
+        .env("REDIS_URL", format!("redis://:hunter2@127.0.0.1:{}", redis.port()))
+        .env("RUST_LOG", "debug")
+        .start();
+    wait_until_ready(&server, true);
+    let log = server.log();
+    assert!(
+        log.contains("cluster, memory-only") && log.contains("127.0.0.1") && !log.contains("hunter2"),
+        "{log}"
+    );
+    let wrong = Server::with()
+        .env("REDIS_URL", format!("redis://:hunter3@127.0.0.1:{}", redis.port()))
+        .start();
+    wait_until_ready(&wrong, false);
+    assert!(
+        wrong.log().contains("WRONGPASS") && !wrong.log().contains("hunter3"),
+        "{}",
+        wrong.log()
+    );
+}
