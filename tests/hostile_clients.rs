@@ -138,7 +138,7 @@ fn floods_of_fragments_and_pings_hold_nothing() {
     while rounds < 150 && began.elapsed() < Duration::from_secs(5) {
         fragments.send_bytes(&empty);
         let _ = pings.stream().set_nonblocking(true);
-        ended |= (&mut &*pings.stream())
+        ended |= (&mut pings.stream())
             .write(&volley)
             .is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock);
         rounds += 1;

@@ -292,7 +292,7 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
             .iter()
             .find_map(|suffix| name.strip_suffix(suffix));
         if !known.contains_key(&name)
-            && !family.is_some_and(|family| known.get(family).is_some_and(|family| family.kind == "histogram"))
+            && family.is_none_or(|family| known.get(family).is_none_or(|family| family.kind != "histogram"))
         {
             unknown.insert(name);
         }

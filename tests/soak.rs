@@ -16,7 +16,7 @@ use support::{Client, Dialect, Server, percentile};
 const CROWD: usize = 60;
 const DOCUMENTS: usize = 40;
 const FIELDS: usize = 12;
-/// What the last quarter may lie above the second, whatever the duration: noise of the allocator, measured at 1 to 3 MiB.
+/// What the last quarter may lie above the second, whatever the duration: noise of the allocator, for which 6 MiB are allowed.
 const GROWTH_KIB_MAX: f64 = 6.0 * 1024.0;
 
 fn message(random: &mut StdRng, number: u64) -> String {

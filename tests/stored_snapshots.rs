@@ -77,7 +77,7 @@ fn snapshots_outlive_the_server() {
             (404, json!("No snapshots found"))
         );
         // A document that only the database knows is loaded to be copied.
-        assert_eq!(ask(&server, "POST", &path).json()["version"].is_object(), true);
+        assert!(ask(&server, "POST", &path).json()["version"].is_object());
     }
 }
 

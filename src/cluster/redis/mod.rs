@@ -7,7 +7,7 @@
 //! leaves in one write. Redis answers in order, so a counter tells which command an answer belongs to.
 //!
 //! Invariants:
-//! - A shard never waits: [`BusSubmit`] appends to a bounded queue or gives the request back.
+//! - A shard never waits: [`BusSubmit`](crate::cluster::BusSubmit) appends to a bounded queue or gives the request back.
 //! - Nothing is lost silently. What was taken and may not have arrived (connection lost, command refused) is followed by
 //!   [`BusEvent::Interrupted`] for every shard, as soon as connections work again.
 //! - [`BusEvent::Joined`] is said only when Redis confirmed a subscription that was sent after the last `Leave`.

@@ -31,7 +31,7 @@ pub fn connections(data: &[u8]) {
         let who = usize::from(step >> 6);
         match step % 8 {
             0 => world.connect(who),
-            1 | 2 | 3 => {
+            1..=3 => {
                 let len = rest.first().copied().unwrap_or(0);
                 let len = usize::from(len).min(rest.len().saturating_sub(1));
                 let (bytes, later) = rest.get(1..).unwrap_or_default().split_at(len);
