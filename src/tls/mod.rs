@@ -9,9 +9,11 @@
 //!
 //! - `connection`: one connection's records in and out.
 //! - `layer`: what runs on a core.
+//! - `client`: the other direction, from this server to its backends.
 //! - `certificates`: files, their checks, and their reload.
 
 mod certificates;
+pub mod client;
 mod connection;
 mod layer;
 

@@ -1,13 +1,9 @@
 //! `REDIS_URL`: what the `redis` crate reads, the addresses of sentinels, and TLS by rustls.
 
+use crate::tls::client::{Trust, client_config};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use std::path::{Path, PathBuf};
+use rustls::ClientConfig;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 const SENTINEL_PORT: u16 = 26_379;
@@ -73,7 +69,11 @@ impl RedisAddress {
             ConnectionAddr::TcpTls {
                 host, port, insecure, ..
             } => {
-                let tls = client_config(authorities.as_deref(), *insecure).map_err(RedisUrlError::Certificates)?;
+                let trust = match insecure {
+                    true => Trust::Everything,
+                    false => Trust::Host(authorities.as_deref()),
+                };
+                let tls = client_config(trust).map_err(RedisUrlError::Certificates)?;
                 (Target::Tcp(host.clone(), *port), Some(Arc::new(tls)))
             }
             ConnectionAddr::Unix(path) => (Target::Unix(path.clone()), None),
@@ -168,86 +168,6 @@ fn without_authorities(url: &str) -> (String, Option<PathBuf>) {
         url.push_str(&format!("#{fragment}"));
     }
     (url, authorities)
-}
-
-fn client_config(authorities: Option<&Path>, insecure: bool) -> Result<ClientConfig, String> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    if insecure {
-        let verifier = Arc::new(TakesEverything(provider));
-        return Ok(builder
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth());
-    }
-    let mut roots = RootCertStore::empty();
-    match authorities {
-        Some(path) => {
-            let unusable = |error: &dyn std::fmt::Display| format!("sslrootcert {}: {error}", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(&error))? {
-                let certificate = certificate.map_err(|error| unusable(&error))?;
-                roots.add(certificate).map_err(|error| unusable(&error))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|error| format!("no usable root certificates: {error}"))?;
-    Ok(builder.with_webpki_verifier(verifier).with_no_client_auth())
-}
-
-/// For `#insecure`: encryption without knowing with whom.
-#[derive(Debug)]
-struct TakesEverything(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TakesEverything {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
