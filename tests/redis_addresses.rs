@@ -140,10 +140,13 @@ fn the_master_that_sentinels_name_is_used_and_the_next_one_after_it() {
             .len(),
         1
     );
+    let reconnects = |node: &Node| (node.link.health)().reconnects;
+    let before = [reconnects(&a), reconnects(&b)];
     first.kill();
-    for node in [&a, &b] {
-        node.wait("to notice", |node| !(node.link.is_connected)());
-        node.wait("to be back", |node| (node.link.is_connected)());
+    for (node, before) in [&a, &b].into_iter().zip(before) {
+        node.wait("to be back", |node| {
+            reconnects(node) > before && (node.link.is_connected)()
+        });
     }
     until_it_arrives(&a, &b, "doc");
     assert_eq!(
