@@ -38,30 +38,33 @@ fn nodes_say_when_they_come_and_go() {
     listener.set_read_timeout(Some(PATIENT)).expect("a time-out");
     let mut listener = listener.as_pubsub();
     listener.subscribe("app:presence").expect("subscribed");
-    // The next announcement that fits: nodes also answer each other's.
-    let mut said = |kind: &str, id: &str| -> Value {
-        loop {
+    // The next announcement that fits, said at `since` or later: nodes also answer each other's.
+    let mut said = |kind: &str, id: &str, since: i64| -> Value {
+        let deadline = Instant::now() + PATIENT;
+        while Instant::now() < deadline {
             let message = listener.get_message().expect("an announcement");
             let said: Value = serde_json::from_slice(message.get_payload_bytes()).unwrap_or_default();
-            if said["type"] == kind && said["serverId"] == id {
+            if said["type"] == kind && said["serverId"] == id && said["timestamp"].as_i64() >= Some(since) {
                 return said;
             }
         }
+        panic!("{id} never said {kind}");
     };
 
     let one = node(&redis, "one").start();
-    let online = said("server_online", "one");
+    let online = said("server_online", "one", 0);
     let age_ms = support::unix_ms() - online["timestamp"].as_i64().expect("Unix milliseconds");
     assert!((0..60_000).contains(&age_ms), "{online}");
     assert!(online["metadata"].is_object(), "{online}");
     wait_for_metric(&one, "bus_up", 1);
 
     let mut two = node(&redis, "two").start();
-    said("server_online", "two");
+    said("server_online", "two", 0);
     wait_for_metric(&one, "bus_peers", 1);
 
+    let cut_at = support::unix_ms();
     redis.cut("normal");
-    said("server_online", "one");
+    said("server_online", "one", cut_at);
     wait_for_metric(&one, "bus_up", 1);
     wait_for_metric(&two, "bus_peers", 1);
 
@@ -77,10 +80,13 @@ fn nodes_say_when_they_come_and_go() {
             let _: i64 = redis.command(&["PUBLISH", channel, nonsense]);
         }
     }
+    // Cut a moment before its end, it says farewell all the same.
+    redis.cut("normal");
     two.signal("TERM");
-    let offline = said("server_offline", "two");
+    let offline = said("server_offline", "two", cut_at);
     assert!(offline["timestamp"].is_i64());
     assert_eq!(two.wait_exit(PATIENT).and_then(|status| status.code()), Some(0));
     wait_for_metric(&one, "bus_peers", 0);
+    wait_for_metric(&one, "bus_up", 1);
     assert_eq!(one.get("/health/ready").status, 200);
 }

@@ -89,9 +89,9 @@ impl Connection {
         self.wire.is_some()
     }
 
-    /// Connects if it is time to. `true`: just now.
-    pub fn connect(&mut self, now: Instant) -> bool {
-        if self.wire.is_some() || now < self.connect_at || self.shared.is_stopping() {
+    /// Connects if it is time to, or `at_once`. `true`: just now.
+    pub fn connect(&mut self, now: Instant, at_once: bool) -> bool {
+        if self.wire.is_some() || (now < self.connect_at && !at_once) {
             return false;
         }
         let made = Wire::connect(&self.settings.address, &self.name).and_then(|mut wire| {

@@ -29,6 +29,8 @@ pub(super) struct Publisher {
     announce_at: Instant,
     /// The farewell has been said.
     farewell: bool,
+    /// The connection was not there when it should have been said; it is tried once more.
+    last_attempt: bool,
 }
 
 impl Publisher {
@@ -48,13 +50,15 @@ impl Publisher {
             sent: VecDeque::new(),
             announce_at: Instant::now(),
             farewell: false,
+            last_attempt: false,
         }
     }
 
     pub fn run(mut self) {
         loop {
             let now = Instant::now();
-            if self.connection.connect(now) {
+            // A node that ends does not wait out its pause: the others should hear its farewell.
+            if self.connection.connect(now, self.shared.is_stopping()) {
                 self.shared.health.works(Role::Publisher);
                 // Whoever answers an announcement must be heard: while the node does not listen yet, it waits for that.
                 let listens = self.shared.health.can_receive();
@@ -64,8 +68,14 @@ impl Publisher {
             if let Err(error) = self.turn(now) {
                 self.lose(&error);
             }
-            if self.shared.is_stopping() && self.is_done() {
-                return;
+            if self.shared.is_stopping() {
+                if self.is_done() {
+                    return;
+                }
+                if !self.connection.is_connected() {
+                    self.last_attempt = true;
+                    continue;
+                }
             }
             let (queue, full) = (&self.queue, !self.may_send());
             self.connection
@@ -74,7 +84,10 @@ impl Publisher {
     }
 
     fn is_done(&self) -> bool {
-        !self.connection.is_connected() || (self.queue.is_empty() && self.farewell && self.sent.is_empty())
+        match self.connection.is_connected() {
+            true => self.queue.is_empty() && self.farewell && self.sent.is_empty(),
+            false => self.last_attempt,
+        }
     }
 
     fn may_send(&self) -> bool {
@@ -186,6 +199,7 @@ impl Publisher {
     fn lose(&mut self, error: &io::Error) {
         self.shared.health.lost(Role::Publisher, &error.to_string());
         self.connection.lose();
+        self.farewell = false;
         let mut dropped = self.sent.drain(..).flatten().count();
         for request in self.queue.try_iter() {
             if let BusRequest::Publish { envelope, .. } | BusRequest::Announce { envelope } = request {

@@ -110,7 +110,7 @@ impl Subscriber {
     pub fn run(mut self) {
         while !self.shared.is_stopping() {
             let now = Instant::now();
-            if self.connection.connect(now) {
+            if self.connection.connect(now, false) {
                 self.begin(now);
             }
             self.requests();
