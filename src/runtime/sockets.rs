@@ -223,7 +223,7 @@ pub(super) trait Sockets: Sized {
     /// Lets the wake source become readable in `delay_us`.
     fn wake_in(&mut self, delay_us: u64);
 
-    /// Sockets on their way to another shard that have not been reported as departed.
+    /// Sockets on their way to another shard that have not been reported as departed, and those that wait to be closed.
     fn in_transit(&self) -> usize;
 
     /// Carries out the closes that are under way. Called once, at the end.

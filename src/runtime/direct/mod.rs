@@ -9,8 +9,8 @@
 //!
 //! Invariants:
 //! - User data of polls carry slot and generation, so completions of a former socket find no taker.
-//! - A socket is closed by ending its poll and emptying its place, in this order on one ring. The kernel frees it when the
-//!   poll is gone; the place may be taken again at once.
+//! - A socket is closed by ending its poll and emptying its place, in this order on one ring, so many per turn. The kernel
+//!   frees it when the poll is gone; the place may be taken again at once.
 //! - A moving socket is put into the receiver's table first and closed here when that has succeeded.
 
 mod ring;
@@ -27,6 +27,7 @@ use super::sys;
 use crate::ids::ShardId;
 use ring::{Completion, PeerName, Ring, Standing};
 use smallvec::SmallVec;
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -44,6 +45,8 @@ const MOVE_RETRY_US: u64 = 500;
 
 /// New connections taken in per turn.
 const NEWCOMERS_PER_TURN_MAX: usize = 64;
+/// Sockets closed per turn: the kernel takes some 20 µs for each.
+const CLOSES_PER_TURN_MAX: usize = 64;
 
 const WATCH: u64 = 0;
 const ACCEPT: u64 = 1 << 60;
@@ -72,6 +75,8 @@ pub(super) struct Direct {
     accept_again_us: Option<u64>,
     accept_backoffs: u64,
     newcomers: Vec<Handle>,
+    /// Sockets to be closed, with the keys of their watches.
+    closing: VecDeque<(Handle, Option<Key>)>,
     moves: Vec<Option<Move>>,
     moving: usize,
     /// Moves whose receiver had no place, and when they are tried again.
@@ -137,6 +142,7 @@ impl Direct {
             accept_again_us: None,
             accept_backoffs: 0,
             newcomers: Vec::new(),
+            closing: VecDeque::new(),
             moves: Vec::new(),
             moving: 0,
             stuck: Vec::new(),
@@ -344,6 +350,24 @@ impl Direct {
         }
     }
 
+    /// Closes the oldest `count` of the sockets to be closed. When thousands of clients leave at once, the others must not
+    /// wait for all of them.
+    fn close_some(&mut self, count: usize) {
+        for (handle, key) in self.closing.drain(..count.min(self.closing.len())) {
+            let table = &mut self.rings[usize::from(handle.ring())];
+            if let Some(key) = key {
+                let user_data = WATCH | key.to_u60();
+                table.ring.push(Standing::Cancel { user_data }, IGNORED);
+            }
+            table.ring.push(Standing::Close { file: handle.file() }, IGNORED);
+            table.used = table.used.saturating_sub(1);
+        }
+        if self.closing.is_empty() {
+            // A burst must not pin its memory for good.
+            self.closing.shrink_to(4 * CLOSES_PER_TURN_MAX);
+        }
+    }
+
     fn table(&mut self, handle: Handle) -> &mut Table {
         &mut self.rings[usize::from(handle.ring())]
     }
@@ -379,6 +403,7 @@ fn received(completion: Completion, chunk_bytes: usize) -> Received {
 
 impl Sockets for Direct {
     fn harvest(&mut self, now_us: u64, events: &mut Vec<Event>) {
+        self.close_some(CLOSES_PER_TURN_MAX);
         let mut completions = mem::take(&mut self.completions);
         for index in 0..self.rings.len() {
             if self.rings[index].ring.has_news() {
@@ -408,17 +433,7 @@ impl Sockets for Direct {
     }
 
     fn close(&mut self, handle: Handle, key: Option<Key>) {
-        let table = self.table(handle);
-        if let Some(key) = key {
-            table.ring.push(
-                Standing::Cancel {
-                    user_data: WATCH | key.to_u60(),
-                },
-                IGNORED,
-            );
-        }
-        table.ring.push(Standing::Close { file: handle.file() }, IGNORED);
-        table.used = table.used.saturating_sub(1);
+        self.closing.push_back((handle, key));
     }
 
     fn receive(&mut self, handles: &[Handle], scratch: &mut [u8], outcomes: &mut Vec<Received>) {
@@ -521,7 +536,9 @@ impl Sockets for Direct {
     }
 
     fn pending(&mut self) -> bool {
-        !self.newcomers.is_empty() || self.rings.iter_mut().any(|table| table.ring.has_news())
+        !self.newcomers.is_empty()
+            || !self.closing.is_empty()
+            || self.rings.iter_mut().any(|table| table.ring.has_news())
     }
 
     fn retry_at_us(&self) -> Option<u64> {
@@ -539,7 +556,7 @@ impl Sockets for Direct {
     }
 
     fn in_transit(&self) -> usize {
-        self.moving
+        self.moving + self.closing.len()
     }
 
     fn accept_backoffs(&self) -> u64 {
@@ -547,6 +564,7 @@ impl Sockets for Direct {
     }
 
     fn finish(&mut self) {
+        self.close_some(usize::MAX);
         let mut dropped = Vec::new();
         for table in &mut self.rings {
             // Once to submit the closes, and again for the deferred work that ends the polls and frees the sockets.
