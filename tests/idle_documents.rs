@@ -19,6 +19,7 @@ type Queue = Arc<Mutex<VecDeque<Request>>>;
 fn link(queue: &Queue) -> StorageLink {
     let queue = queue.clone();
     StorageLink {
+        note: None,
         submit: Box::new(move |request| {
             queue.lock().unwrap().push_back(request);
             Ok(())
@@ -53,6 +54,8 @@ impl Storing {
     /// Turns until nothing is asked of storage.
     fn settle(&mut self) {
         loop {
+            // What one turn changes, the next one stores.
+            self.shard.turn();
             self.shard.turn();
             let requests: Vec<Request> = self.queue.lock().unwrap().drain(..).collect();
             let answers: Vec<Answer> = requests

@@ -260,9 +260,9 @@ fn servers_that_start_together_make_the_schema_once() {
     );
     let mut admin = postgres.connect();
     let steps = admin
-        .query_one("SELECT count(*) FROM synckit_migrations", &[])
+        .query_one("SELECT count(*), count(*) = max(version) FROM synckit_migrations", &[])
         .expect("the table");
-    assert_eq!(steps.get::<_, i64>(0), 1);
+    assert!(steps.get::<_, i64>(0) > 0 && steps.get::<_, bool>(1));
     // What the other servers of the family look for.
     admin
         .batch_execute("SELECT cleanup_old_sessions(), cleanup_old_deltas(); SELECT vector_clock FROM documents_with_clocks; SELECT * FROM snapshots, sessions")

@@ -71,6 +71,8 @@ pub struct StorageConfig {
     pub optional: bool,
     /// Whether every change leaves a row in the audit trail.
     pub audit: bool,
+    /// Whether connections have rows in the table of sessions.
+    pub sessions: bool,
     /// How long the database may be away at the start, in milliseconds.
     pub startup_timeout_ms: u64,
     /// Memory for documents of all shards; stored ones that nobody uses are unloaded beyond it, in bytes.
@@ -118,6 +120,7 @@ pub(super) fn storage<V: Fn(&str) -> Option<String>>(reader: &mut Reader<V>) -> 
         ),
         optional: reader.value(&["SYNCKIT_DB_OPTIONAL"], false, values::switch, bool::to_string),
         audit: reader.value(&["SYNCKIT_AUDIT_DELTAS"], true, values::switch, bool::to_string),
+        sessions: reader.value(&["SYNCKIT_SESSIONS"], false, values::switch, bool::to_string),
         startup_timeout_ms: reader.value(
             &["SYNCKIT_DB_STARTUP_TIMEOUT_MS"],
             30_000,

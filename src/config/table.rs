@@ -196,6 +196,7 @@ pub static TABLE: &[Entry] = &[
     row(Storage, &["SYNCKIT_DB_STARTUP_TIMEOUT_MS"], "MS", "30000", "how long the database may be away at the start, ms"),
     row(Storage, &["SYNCKIT_DB_OPTIONAL"], "BOOL", "false", "start in memory if it is away for longer"),
     row(Storage, &["SYNCKIT_AUDIT_DELTAS"], "BOOL", "true", "a row in `deltas` for every change"),
+    row(Storage, &["SYNCKIT_SESSIONS"], "BOOL", "false", "a row in `sessions` for every authenticated connection"),
 
     secret(row(Cluster, &["REDIS_URL", "ConnectionStrings__redis"], "URL", "",
         "the Redis that joins the nodes: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`; empty = single server")),

@@ -12,6 +12,7 @@ mod decode;
 mod encode;
 mod exact;
 mod request;
+mod session;
 mod snapshot;
 
 pub use decode::{RowError, RowFacts, decode};
@@ -20,6 +21,7 @@ pub use exact::stored_value;
 pub use request::{
     Answer, AuditEntry, AuditKind, Load, Loaded, Request, Store, StoreFailure, Stored, StoredRow, Submit,
 };
+pub use session::{NoteSession, SessionNote};
 pub use snapshot::{
     NewSnapshot, SnapshotAnswer, SnapshotAsk, SnapshotRequest, SnapshotRow, decode_snapshot, encode_snapshot,
 };

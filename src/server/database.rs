@@ -7,7 +7,7 @@ use crate::shard::mail::Mail;
 use crate::shard::{StorageFacts, StorageLink};
 use crate::storage::postgres::{Postgres, PostgresUrl};
 use crate::storage::sqlite::Sqlite;
-use crate::storage::{Backend, Connect, Health, Queues, Storage, Threads, Trouble};
+use crate::storage::{Backend, Connect, Health, Queues, Role, Storage, Threads, Trouble};
 use rand::Rng;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub(super) struct Database {
     /// Where it is, without secrets.
     pub place: String,
     connect: Connect,
+    /// A reader's connection, so that the first document does not wait for one.
+    reader: Option<Box<dyn Backend>>,
     threads: Threads,
     queues: Queues,
     health: Arc<Health>,
@@ -68,11 +70,17 @@ pub(super) fn open(config: &StorageConfig) -> Result<Option<Database>, ServerErr
         }
         Err(trouble) => return Err(ServerError::Database { place, trouble }),
     }
+    // Without it the first reader connects for itself.
+    let reader = connect().and_then(|mut reader| reader.warm_up(Role::Reads).map(|()| reader));
     Ok(Some(Database {
         place,
         connect,
+        reader: reader.ok(),
         threads,
-        queues: Queues::default(),
+        queues: match config.sessions {
+            true => Queues::default().with_notes(),
+            false => Queues::default(),
+        },
         health: Arc::new(Health::default()),
     }))
 }
@@ -106,6 +114,7 @@ impl Database {
         let (health, troubled, waiting) = (self.health.clone(), self.health.clone(), self.queues.waiting());
         StorageLink {
             submit: self.queues.submit(),
+            note: self.queues.note(),
             health: Box::new(move || facts(&health, waiting())),
             troubled_ms: Box::new(move || troubled.troubled_ms()),
         }
@@ -115,7 +124,15 @@ impl Database {
     pub fn start(self, mailer: Mailer<Mail>) -> std::io::Result<Storage> {
         let node = format!("{:016x}", rand::rng().random::<u64>());
         let reply = Arc::new(move |shard, answers| mailer.send(shard, Mail::Storage(answers)));
-        Storage::start(self.queues, self.connect, self.threads, &node, self.health, reply)
+        Storage::start(
+            self.queues,
+            self.connect,
+            self.reader,
+            self.threads,
+            &node,
+            self.health,
+            reply,
+        )
     }
 }
 

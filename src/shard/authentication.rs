@@ -148,6 +148,7 @@ impl Shard {
             session.flags.clear(Flags::TOKEN_WATCHED);
         }
         self.watch_token(slot);
+        self.note_session(slot);
     }
 
     /// Schedules the end of the time without authentication.

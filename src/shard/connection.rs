@@ -105,6 +105,7 @@ impl Shard {
             self.close_drained_later();
         }
         self.register_client(slot);
+        self.note_session(slot);
         let next = self.run_deferred(slot);
         assert_eq!(next, Next::Continue, "a connection moves once");
         let mut unread = unread;
@@ -349,6 +350,7 @@ impl Shard {
             "it has no documents yet"
         );
         self.unregister_client(slot);
+        self.note_session_end(slot);
         let Some(mut session) = self.sessions.remove(slot) else {
             return;
         };
@@ -398,6 +400,7 @@ impl Shard {
         self.stop_listening(slot, clean);
         self.uncount_address(slot);
         self.unregister_client(slot);
+        self.note_session_end(slot);
         if let Some(session) = self.sessions.remove(slot) {
             self.context.partial_bytes_changed(partial_bytes(&session.partial), 0);
             self.metrics.ended += 1;

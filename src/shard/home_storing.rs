@@ -1,6 +1,6 @@
 //! Changes go to the database, and acknowledgements leave when they are there (docs/protocol.md §18.4, §21).
 //!
-//! Every change makes its document listed; at the end of the turn each listed document that has no store under way is
+//! Every change makes its document listed; with the next turn each listed document that has no store under way is
 //! handed to storage whole. Broadcasts do not wait for any of this.
 
 use super::library::Shelf;
@@ -159,13 +159,20 @@ impl Shard {
         }
     }
 
-    /// Hands listed documents to storage.
+    /// Hands documents to storage that were listed when the last turn ended. Their broadcasts have left: waking a writer
+    /// takes as long as sending a few of them, and the writer may take this core.
     pub(super) fn store_listed(&mut self) {
-        while let Some(place) = self
-            .storehouse
-            .as_deref_mut()
-            .and_then(|house| house.listed.pop_front())
-        {
+        let Some(storehouse) = self.storehouse.as_deref_mut() else {
+            return;
+        };
+        for _ in 0..std::mem::take(&mut storehouse.ripe) {
+            let Some(place) = self
+                .storehouse
+                .as_deref_mut()
+                .and_then(|house| house.listed.pop_front())
+            else {
+                return;
+            };
             let Some(request) = self.store_of(place) else { continue };
             let Some(link) = &self.context.storage else { return };
             match (link.submit)(Request::Store(request)) {
@@ -174,6 +181,23 @@ impl Shard {
                 Err(_) => return,
             }
         }
+    }
+
+    /// What is listed now is stored with the next turn, which comes as soon as this one's effects are carried out; or when
+    /// a full queue is tried again.
+    pub(super) fn ripen_listed(&mut self) {
+        if let Some(storehouse) = self.storehouse.as_deref_mut() {
+            storehouse.ripe = if storehouse.storing_scheduled {
+                0
+            } else {
+                storehouse.listed.len()
+            };
+        }
+    }
+
+    /// Whether there is something to store at once.
+    pub(super) fn has_ripe(&self) -> bool {
+        self.storehouse.as_deref().is_some_and(|house| house.ripe > 0)
     }
 
     /// The queue is full: the document stays listed, and nothing is lost but a moment.
@@ -192,7 +216,7 @@ impl Shard {
         }
     }
 
-    /// The queue may have room again; the end of this turn tries.
+    /// The queue may have room again; the next turn tries.
     pub(super) fn storing_due(&mut self) {
         if let Some(storehouse) = self.storehouse.as_deref_mut() {
             storehouse.storing_scheduled = false;

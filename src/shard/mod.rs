@@ -36,6 +36,7 @@ mod library;
 pub mod mail;
 mod metrics;
 mod node_metrics;
+mod noted_sessions;
 mod replies;
 mod requests;
 mod sending;
@@ -366,6 +367,7 @@ impl Handler for Shard {
 
     fn turn(&mut self, now: Now, effects: &mut Vec<ShardEffect>) {
         self.now = now;
+        self.store_listed();
         while let Some(due) = self.deadlines.pop(now.mono_us) {
             self.run_deadline(due);
             self.deliver_local();
@@ -374,10 +376,10 @@ impl Handler for Shard {
         self.run_sweep();
         self.flush_changed();
         self.deliver_local();
-        self.store_listed();
         self.close_all_slow();
         self.list_writes();
         self.deliver_local();
+        self.ripen_listed();
         effects.append(&mut self.effects);
         self.deflated.clear();
         self.sessions.release_freed();
@@ -389,7 +391,7 @@ impl Handler for Shard {
             || !self.resumable.is_empty()
             || !self.slow.is_empty()
             || !self.local.is_empty();
-        if due || self.library.has_changed() {
+        if due || self.library.has_changed() || self.has_ripe() {
             return Some(self.now.mono_us);
         }
         [self.deadlines.next_us(), self.sweep_due_us()]

@@ -10,7 +10,7 @@
 use super::mail::{DocumentId, Mail, Wrote};
 use super::stored_snapshots::StoredSnapshots;
 use crate::peers::Envelope;
-use crate::saved::{AuditEntry, Submit};
+use crate::saved::{AuditEntry, NoteSession, Submit};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
@@ -18,6 +18,8 @@ use std::collections::VecDeque;
 pub struct StorageLink {
     /// Takes requests.
     pub submit: Submit,
+    /// Takes notes of connections, if the operator wants them in the database.
+    pub note: Option<NoteSession>,
     /// Says how storage is doing.
     pub health: Box<dyn Fn() -> StorageFacts + Send + Sync>,
     /// How long it has been in trouble, in milliseconds; 0: it is not. Cheap.
@@ -71,6 +73,8 @@ pub(super) struct Storehouse {
     pub loading: HashMap<DocumentId, Loading>,
     /// Places of documents to be stored, each once.
     pub listed: VecDeque<u32>,
+    /// How many of them were listed when the last turn ended: the next one hands them to storage.
+    pub ripe: usize,
     /// Numbers the stores.
     pub serial: u64,
     /// Documents in the library that have changes which are not stored.

@@ -12,6 +12,7 @@ use crate::websocket;
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     next_slot: usize,
+    rounds: u64,
     round_began_us: u64,
     due_us: u64,
 }
@@ -68,6 +69,7 @@ impl Shard {
         }
         self.sweep.next_slot = self.sweep.next_slot.max(end);
         if self.sweep.next_slot >= slots {
+            self.sweep.rounds += 1;
             self.sweep.round_began_us += period_us;
             self.sweep.next_slot = 0;
         }
@@ -122,7 +124,13 @@ impl Shard {
         }
         if expires {
             self.watch_token(slot);
+            self.note_session_in_turn(slot);
         }
+    }
+
+    /// How often every connection has been looked at.
+    pub(super) fn sweep_rounds(&self) -> u64 {
+        self.sweep.rounds
     }
 
     /// Forgets old tombstones and counter messages.

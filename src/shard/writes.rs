@@ -378,6 +378,7 @@ impl Shard {
             }
         }
         self.register_client(slot);
+        self.note_session(slot);
     }
 
     /// `delta_batch_chunk`: collected until the message is whole, which is then handled like a received one.

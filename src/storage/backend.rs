@@ -5,6 +5,11 @@ use thiserror::Error;
 
 /// One connection to a database.
 pub trait Backend: Send {
+    /// Does in advance what the first operation of a fresh connection would have to wait for. Nothing depends on it.
+    fn warm_up(&mut self, _role: Role) -> Result<(), Trouble> {
+        Ok(())
+    }
+
     /// Reads rows, in any order; ids without a row are left out.
     fn load(&mut self, ids: &[&str]) -> Result<Vec<Row>, Trouble>;
 
@@ -15,6 +20,9 @@ pub trait Backend: Send {
 
     /// Keeps, reads or deletes snapshots. Asked again after a lost connection it does no more than once.
     fn snapshots(&mut self, ask: &SnapshotAsk) -> Result<Vec<SnapshotRow>, Trouble>;
+    /// Says of connections, which come in the order of their ids, that they are there, and deletes those that ended.
+    fn note_sessions(&mut self, here: &[SessionRow], gone: &[String]) -> Result<(), Trouble>;
+
     /// Deletes everything.
     fn clear(&mut self) -> Result<(), Trouble>;
 
@@ -23,6 +31,15 @@ pub trait Backend: Send {
 
     /// Whether the database still answers.
     fn ping(&mut self) -> Result<(), Trouble>;
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Reading documents, and everything about snapshots.
+    Reads,
+    /// Writing documents.
+    Writes,
 }
 
 /// Opens a connection.
@@ -54,6 +71,17 @@ pub struct RowWrite<'a> {
     pub clock: i64,
     /// Rows for the audit trail.
     pub audit: &'a [AuditEntry],
+}
+
+/// A connection in the table of sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Its key.
+    pub id: String,
+    /// Whose it is, at most 255 characters.
+    pub user: String,
+    /// The client id it gave, at most 255 characters.
+    pub client: Option<String>,
 }
 
 /// Why a database did not do what it was asked.

@@ -18,16 +18,18 @@ mod backend;
 mod health;
 mod loader;
 pub mod postgres;
+mod sessions;
 pub mod sqlite;
 mod thread;
 mod writer;
 
-pub use backend::{Backend, Connect, Row, RowWrite, Trouble};
+pub use backend::{Backend, Connect, Role, Row, RowWrite, SessionRow, Trouble};
 pub use health::{Health, HealthReport};
 
 use crate::ids::ShardId;
-use crate::saved::{Answer, Load, Request, SnapshotRequest, Store, Submit};
+use crate::saved::{Answer, Load, NoteSession, Request, SnapshotRequest, Store, Submit};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use sessions::{NoteQueue, Registrar};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -78,6 +80,7 @@ pub struct Queues {
     loads: Sender<Search>,
     stores_out: Receiver<Work>,
     loads_out: Receiver<Search>,
+    notes: Option<NoteQueue>,
 }
 
 /// What a writer does.
@@ -105,11 +108,23 @@ impl Default for Queues {
             loads,
             stores_out,
             loads_out,
+            notes: None,
         }
     }
 }
 
 impl Queues {
+    /// With one for notes of connections.
+    pub fn with_notes(self) -> Queues {
+        let notes = Some(NoteQueue::default());
+        Queues { notes, ..self }
+    }
+
+    /// Where shards put notes of connections, if they are wanted.
+    pub fn note(&self) -> Option<NoteSession> {
+        self.notes.as_ref().map(|notes| Box::new(notes.put()) as NoteSession)
+    }
+
     /// Where shards put requests.
     pub fn submit(&self) -> Submit {
         let (stores, loads) = (self.stores.clone(), self.loads.clone());
@@ -153,6 +168,7 @@ fn given_back(sent: Result<(), TrySendError<Work>>) -> Result<(), Request> {
 pub struct Storage {
     threads: Vec<JoinHandle<()>>,
     counts: Threads,
+    registrar: Option<Registrar>,
     /// The clean-up ends when this is dropped; nobody waits for it.
     _stop_cleaning: Sender<()>,
     stores: Sender<Work>,
@@ -161,10 +177,12 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Starts the threads. `node` names this server in the rows it writes.
+    /// Starts the threads. `ready` is a connection to begin with, for reading; `node` names this server in the rows it
+    /// writes.
     pub fn start(
         queues: Queues,
         connect: Connect,
+        mut ready: Option<Box<dyn Backend>>,
         threads: Threads,
         node: &str,
         health: Arc<Health>,
@@ -180,7 +198,11 @@ impl Storage {
             } else {
                 (number - threads.writers) * 2 + 1
             };
-            let worker = Worker::new(connect.clone(), health.clone(), rank < threads.kept);
+            let role = if is_writer { Role::Writes } else { Role::Reads };
+            let mut worker = Worker::new(connect.clone(), health.clone(), role, rank < threads.kept);
+            if !is_writer {
+                worker = worker.with(ready.take());
+            }
             let (reply, node) = (reply.clone(), node.to_owned());
             let (stores, loads) = (queues.stores_out.clone(), queues.loads_out.clone());
             let name = if is_writer { "store-writer" } else { "store-loader" };
@@ -190,12 +212,15 @@ impl Storage {
             };
             handles.push(std::thread::Builder::new().name(name.into()).spawn(run)?);
         }
+        let notes = queues.notes;
+        let registrar = notes.map(|notes| Registrar::start(notes, connect.clone(), node));
         let (stop_cleaning, stopped) = bounded::<()>(0);
         let clean = move || clean_up_hourly(&connect, &stopped);
         std::thread::Builder::new().name("store-clean-up".into()).spawn(clean)?;
         Ok(Storage {
             threads: handles,
             counts: threads,
+            registrar: registrar.transpose()?,
             _stop_cleaning: stop_cleaning,
             stores: queues.stores,
             loads: queues.loads,
@@ -216,6 +241,9 @@ impl Storage {
                 std::thread::sleep(Duration::from_millis(2));
             }
             all &= thread.is_finished() && thread.join().is_ok();
+        }
+        if let Some(registrar) = self.registrar {
+            registrar.finish(deadline);
         }
         all && !self.health.gave_up()
     }

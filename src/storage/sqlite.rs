@@ -4,7 +4,7 @@
 //! writer.
 
 use super::audit;
-use super::backend::{Backend, Row, RowWrite, Trouble};
+use super::backend::{Backend, Row, RowWrite, SessionRow, Trouble};
 use crate::saved::{RowFacts, SnapshotAsk, SnapshotRow, encode_snapshot, stored_value};
 use rusqlite::types::Value;
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, Params, TransactionBehavior, params};
@@ -17,7 +17,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pages of the log after which it is copied into the file.
 const CHECKPOINT_PAGES: u32 = 4096;
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Schema changes in order; the file's `user_version` counts those it has.
 const STEPS: [&str; VERSION as usize] = [
@@ -55,13 +55,24 @@ const STEPS: [&str; VERSION as usize] = [
     CREATE INDEX idx_snapshots_document_id ON snapshots (document_id, number DESC);
     CREATE INDEX idx_snapshots_created_at ON snapshots (created_at DESC);
 ",
+    "
+    CREATE TABLE sessions (
+        id TEXT PRIMARY KEY,
+        user_id TEXT NOT NULL,
+        client_id TEXT,
+        connected_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
+        last_seen INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
+    ) WITHOUT ROWID;
+    CREATE INDEX idx_sessions_last_seen ON sessions (last_seen DESC);
+",
 ];
 
 /// What every answer says of a snapshot.
 const SNAPSHOT_FACTS: &str = "id, document_id, version, size_bytes, created_at";
 
-/// Deltas of 30 days ago, snapshots of a week ago and all but the newest ten of a document.
-const CLEAN_UP: [&str; 3] = [
+/// Sessions of a day ago, deltas of 30 days ago, snapshots of a week ago and all but the newest ten of a document.
+const CLEAN_UP: [&str; 4] = [
+    "DELETE FROM sessions WHERE last_seen < CAST(unixepoch('subsec') * 1000 AS INTEGER) - 86400000",
     "DELETE FROM deltas WHERE timestamp < CAST(unixepoch('subsec') * 1000 AS INTEGER) - 30 * 86400000",
     "DELETE FROM snapshots WHERE created_at < CAST(unixepoch('subsec') * 1000 AS INTEGER) - 7 * 86400000",
     "DELETE FROM snapshots WHERE number IN (
@@ -216,8 +227,30 @@ impl Backend for Sqlite {
         self.snapshot_rows(ask).map_err(|error| trouble(&error))
     }
 
+    fn note_sessions(&mut self, here: &[SessionRow], gone: &[String]) -> Result<(), Trouble> {
+        let noted = |connection: &mut Connection| -> Result<(), Error> {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            {
+                let mut upsert = transaction.prepare_cached(
+                    "INSERT INTO sessions (id, user_id, client_id) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id, client_id = excluded.client_id,
+                         last_seen = CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+                )?;
+                for row in here {
+                    upsert.execute(params![row.id, row.user, row.client])?;
+                }
+                let mut delete = transaction.prepare_cached("DELETE FROM sessions WHERE id = ?1")?;
+                for id in gone {
+                    delete.execute(params![id])?;
+                }
+            }
+            transaction.commit()
+        };
+        noted(&mut self.connection).map_err(|error| trouble(&error))
+    }
+
     fn clear(&mut self) -> Result<(), Trouble> {
-        let all = "BEGIN IMMEDIATE; DELETE FROM snapshots; DELETE FROM deltas; DELETE FROM documents; COMMIT";
+        let all = "BEGIN IMMEDIATE; DELETE FROM sessions; DELETE FROM snapshots; DELETE FROM deltas; DELETE FROM documents; COMMIT";
         self.connection.execute_batch(all).map_err(|error| trouble(&error))
     }
 

@@ -71,6 +71,10 @@ impl Backend for Connection {
         Ok(Vec::new())
     }
 
+    fn note_sessions(&mut self, _: &[SessionRow], _: &[String]) -> Result<(), Trouble> {
+        Ok(())
+    }
+
     fn clear(&mut self) -> Result<(), Trouble> {
         self.0.rows.lock().unwrap().clear();
         Ok(())
@@ -104,7 +108,16 @@ fn start(connect: Connect, queued: Vec<Request>) -> Running {
         loaders: 1,
         kept: 0,
     };
-    let storage = Storage::start(queues, connect, threads, "node", Arc::new(Health::default()), reply).unwrap();
+    let storage = Storage::start(
+        queues,
+        connect,
+        None,
+        threads,
+        "node",
+        Arc::new(Health::default()),
+        reply,
+    )
+    .unwrap();
     Running {
         storage,
         submit,

@@ -1,7 +1,7 @@
 //! A thread's connection: made when needed, made again when lost, and every operation tried until the database has
 //! answered it.
 
-use super::backend::{Backend, Connect, Trouble};
+use super::backend::{Backend, Connect, Role, Trouble};
 use super::health::{Health, Place};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ pub(super) struct Worker {
     connection: Option<Box<dyn Backend>>,
     health: Arc<Health>,
     place: Place,
+    role: Role,
     kept: bool,
 }
 
@@ -34,14 +35,21 @@ pub(super) enum Failure {
 }
 
 impl Worker {
-    pub fn new(connect: Arc<Connect>, health: Arc<Health>, kept: bool) -> Worker {
+    /// `kept`: the connection stays open when there is nothing to do.
+    pub fn new(connect: Arc<Connect>, health: Arc<Health>, role: Role, kept: bool) -> Worker {
         Worker {
             connect,
             connection: None,
             place: health.place(),
             health,
+            role,
             kept,
         }
+    }
+
+    /// With a connection that was made before.
+    pub fn with(self, connection: Option<Box<dyn Backend>>) -> Worker {
+        Worker { connection, ..self }
     }
 
     pub fn health(&self) -> &Health {
@@ -74,7 +82,11 @@ impl Worker {
         self.health.begins(self.place);
         let outcome = match &mut self.connection {
             Some(connection) => connection.ping(),
-            None => (self.connect)().map(|connection| self.connection = Some(connection)),
+            None => (self.connect)().map(|mut connection| {
+                // Whatever is wrong now will be wrong when there is something to do, and is told then.
+                let _ = connection.warm_up(self.role);
+                self.connection = Some(connection);
+            }),
         };
         self.health.ends(self.place);
         match outcome {

@@ -110,8 +110,14 @@ impl BareShard {
     /// One shard with a database; what it says of its health and where requests go is the link's.
     /// Its clients may be silent for as long as they like.
     pub fn stored(link: StorageLink) -> BareShard {
-        let stored = [("DATABASE_URL", "sqlite:unused"), ("WS_HEARTBEAT_TIMEOUT", "0")];
-        let variables: Vec<(&str, &str)> = OPEN.into_iter().chain(stored).collect();
+        Self::stored_with(link, &[("WS_HEARTBEAT_TIMEOUT", "0")])
+    }
+
+    /// The same with these environment variables.
+    pub fn stored_with(link: StorageLink, variables: &[(&str, &str)]) -> BareShard {
+        let stored = [("DATABASE_URL", "sqlite:unused")];
+        let variables = OPEN.into_iter().chain(stored).chain(variables.iter().copied());
+        let variables: Vec<(&str, &str)> = variables.collect();
         let context = context_over(Some(link), &variables, 1);
         BareShard::all_of(context, 1).pop().expect("one shard")
     }

@@ -41,6 +41,7 @@ impl SimulatedStorage {
     pub fn link(&self) -> StorageLink {
         let queue = self.queue.clone();
         StorageLink {
+            note: None,
             submit: Box::new(move |request| {
                 let mut queue = queue.lock().unwrap();
                 if queue.len() >= QUEUE_MAX {

@@ -49,6 +49,7 @@ fn run_lines(run: &RunResult) -> Vec<String> {
             let times = [
                 ("p50", latency.p50_us),
                 ("p90", latency.p90_us),
+                ("p95", latency.p95_us),
                 ("p99", latency.p99_us),
                 ("p99.9", latency.p99_9_us),
                 ("max", latency.max_us),
