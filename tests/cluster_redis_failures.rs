@@ -1,5 +1,5 @@
 //! Redis may fail (docs/cluster.md): down at the start, killed and restarted, silent, out of memory. Clients of a node go on
-//! among themselves all the while and are acknowledged; `/health`, `/health/ready`, the metrics and the log say what is the
+//! among themselves all the while and are acknowledged; who was cut off gets what it missed; `/health`, `/health/ready`, the metrics and the log say what is the
 //! matter; it heals without a restart. A real Redis and a real server, each its own process.
 
 use test_support as support;
@@ -112,6 +112,61 @@ fn a_redis_without_memory_does_not_matter() {
     redis.cut("normal");
     wait_until_ready(&server, true);
     assert_clients_sync(&server, "still-full");
+    let other = node(&redis).start();
+    wait_until_ready(&other, true);
+    let mut reader = Client::connect(&other, Dialect::Sdk);
+    reader.subscribe("crosses");
+    Client::connect(&server, Dialect::Goc).write_acked("crosses", json!({"a": 7}));
+    assert_eq!(reader.take_field("crosses", "a")["value"], 7);
+}
+
+/// A node that does not read is cut off by Redis, for which what waits for it is too much; it notices and is told all.
+#[test]
+fn a_node_cut_off_as_a_slow_consumer_gets_what_it_missed() {
+    const WRITES: usize = 1_000;
+    const FIELDS: usize = 20;
+    let limit = ["--client-output-buffer-limit", "pubsub", "1mb", "512kb", "1"];
+    let redis = Redis::start_with(&limit);
+    let [fast, slow] = [(); 2].map(|()| node(&redis).start());
+    [&fast, &slow]
+        .into_iter()
+        .for_each(|server| wait_until_ready(server, true));
+    let (mut writer, mut reader) = (
+        Client::connect(&fast, Dialect::Json),
+        Client::connect(&slow, Dialect::Binary),
+    );
+    reader.subscribe("d");
+    writer.write_acked("d", json!({"first": 1}));
+    reader.take_field("d", "first");
+    let before = slow.metric("bus_reconnects_total");
+    slow.signal("STOP");
+    // Far more than the kernel keeps for a socket.
+    let filling = "x".repeat(20_000);
+    for number in 0..WRITES {
+        writer.write_acked(
+            "d",
+            json!({ format!("f{}", number % FIELDS): format!("{number} {filling}") }),
+        );
+    }
+    slow.signal("CONT");
+    let deadline = Instant::now() + PATIENT;
+    while slow.metric("bus_reconnects_total") == before {
+        assert!(Instant::now() < deadline, "Redis never cut it off");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let is_last = |value: &Value, field: usize| {
+        let text = value.as_str().unwrap_or_default();
+        text.split(' ').next() == Some(&format!("{}", WRITES - FIELDS + field))
+    };
+    let deadline = Instant::now() + PATIENT;
+    loop {
+        let state = reader.sync("d")["state"].clone();
+        if (0..FIELDS).all(|field| is_last(&state[format!("f{field}")], field)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "what was missed never came");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]

@@ -76,8 +76,7 @@ impl Total {
             true => (&mut self.decrements, value.abs()),
             false => (&mut self.increments, value.abs()),
         };
-        // A sum that overflowed to infinity could not be stored as JSON.
-        *sum = (*sum + value).clamp(f64::MIN, f64::MAX);
+        *sum = finite(*sum + value);
     }
 
     /// What two servers know of one client: the greater of each sum. Exact as long as a client's batches reach one server
@@ -155,8 +154,8 @@ impl Counters {
     /// Adds to an account without looking for repetitions.
     pub fn add(&mut self, account: &str, added: Total) {
         let total = self.total_mut(account);
-        total.increments += added.increments;
-        total.decrements += added.decrements;
+        total.increments = finite(total.increments + added.increments);
+        total.decrements = finite(total.decrements + added.decrements);
     }
 
     /// The total of every client that has one, and of all others together.
@@ -252,6 +251,11 @@ impl CounterOperation<'_> {
         let message_id = self.message_id?;
         Some(fingerprint(self.client_id, message_id, self.element) & !COUNTED_HERE)
     }
+}
+
+/// A sum that overflowed to infinity could not be stored as JSON.
+fn finite(sum: f64) -> f64 {
+    sum.clamp(f64::MIN, f64::MAX)
 }
 
 /// 128 bits of SHA-256: a collision would swallow somebody's count, so it must not be makeable on purpose either.

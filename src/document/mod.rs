@@ -46,9 +46,13 @@ use tombstone::Graveyard;
 use write::Stamped;
 use writers::{WriterId, Writers};
 
-/// The greatest clock value that counts. Anything above is ignored: a hostile 2^53 would freeze the document, because no
-/// client could ever count past it.
+/// The greatest clock value that counts where a client says it. Anything above is ignored: a hostile 2^53 would freeze the
+/// document, because no client could ever count past it.
 pub const CLOCK_VALUE_MAX: u64 = 1 << 50;
+
+/// The greatest clock value that counts in stored rows and in what other nodes say: a document goes on counting where a
+/// client has pushed it to [`CLOCK_VALUE_MAX`], and that must stay readable.
+pub const CLOCK_KEPT_MAX: u64 = 1 << 52;
 
 /// How far a client's wall clock may run ahead of the server's before it is cut back.
 const TIMESTAMP_LEAD_MAX_MS: u64 = 1000;
@@ -242,9 +246,10 @@ impl Document {
         self.clock
     }
 
-    /// Takes over a clock value that a client has seen (`sync_request`). Values above [`CLOCK_VALUE_MAX`] are ignored.
+    /// Takes over a clock value that a client (`sync_request`), a row or another node has seen. Values above
+    /// [`CLOCK_KEPT_MAX`] are ignored.
     pub fn raise_clock(&mut self, value: u64) {
-        if value <= CLOCK_VALUE_MAX {
+        if value <= CLOCK_KEPT_MAX {
             self.clock = self.clock.max(value);
         }
     }

@@ -6,7 +6,7 @@
 //! within one millisecond, and then deletions win over values, and the rest decides by content.
 
 use super::record::{Author, Record};
-use super::{CLOCK_VALUE_MAX, Document, key};
+use super::{CLOCK_KEPT_MAX, Document, key};
 use hashbrown::HashMap;
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -105,11 +105,11 @@ impl Document {
     pub fn restore(id: impl Into<Arc<str>>, now_unix_ms: u64, clock: u64, mut records: Vec<SavedRecord>) -> Self {
         let mut document = Document::new(id, now_unix_ms);
         let lams = records.iter().map(|record| record.lam);
-        let stored = lams.chain([clock]).filter(|clock| *clock <= CLOCK_VALUE_MAX).max();
+        let stored = lams.chain([clock]).filter(|clock| *clock <= CLOCK_KEPT_MAX).max();
         if stored.is_some_and(|stored| stored >= document.clock) {
             document.clock = stored
                 .map_or(document.clock, |stored| stored + CLOCK_MARGIN)
-                .min(CLOCK_VALUE_MAX);
+                .min(CLOCK_KEPT_MAX);
         }
         // Graves stand in the order of the deletions.
         records.sort_by_key(|record| record.deleted_at_ms);
@@ -162,7 +162,7 @@ impl Document {
             }
             None => self.insert(hash, escaped, record.timestamp_ms, record.value.as_deref()),
         };
-        let lam = Some(record.lam).filter(|lam| *lam <= CLOCK_VALUE_MAX).unwrap_or(0);
+        let lam = Some(record.lam).filter(|lam| *lam <= CLOCK_KEPT_MAX).unwrap_or(0);
         let clock = self.clock;
         let kept = &mut self.records[at];
         kept.timestamp_ms = record.timestamp_ms;

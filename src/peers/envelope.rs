@@ -9,7 +9,7 @@
 
 use crate::document::counters::{SavedCounters, Total};
 use crate::document::sets::{SavedElement, is_canonical};
-use crate::document::{CLOCK_VALUE_MAX, SavedRecord, is_tombstone, json_key};
+use crate::document::{CLOCK_KEPT_MAX, SavedRecord, is_tombstone, json_key};
 use crate::json::{Raw, validate};
 use crate::limits::{AWARENESS_STATE_BYTES_MAX, CLIENT_ID_BYTES_MAX, ENVELOPE_BYTES_MAX, NODE_ID_BYTES_MAX, PARTS_MAX};
 use crate::saved::{SavedDocument, SavedText};
@@ -267,7 +267,7 @@ impl<'a> Members<'a> {
     fn clock(&self) -> Result<u64, Refused> {
         let clock = self.get("L").and_then(|clock| clock.integer());
         clock
-            .filter(|clock| *clock <= CLOCK_VALUE_MAX)
+            .filter(|clock| *clock <= CLOCK_KEPT_MAX)
             .ok_or(Refused::Malformed("L"))
     }
 
@@ -332,7 +332,7 @@ fn record(raw: Raw<'_>) -> Option<SavedRecord> {
             "json" => json = Some(raw.string()?),
             "del" => deleted_at_ms = Some(raw.integer()?),
             "ts" => timestamp_ms = Some(raw.integer()?),
-            "lam" => lam = Some(raw.integer().filter(|lam| *lam <= CLOCK_VALUE_MAX)?),
+            "lam" => lam = Some(raw.integer().filter(|lam| *lam <= CLOCK_KEPT_MAX)?),
             "writer" if !raw.is_null() => writer = Some(raw.string()?),
             "own" => own = raw.integer()?,
             _ => {}
@@ -421,7 +421,7 @@ fn counted(raw: Raw<'_>) -> Option<CountedOperation> {
 fn element(raw: Raw<'_>) -> Option<SavedElement> {
     let mut items = raw.elements()?;
     let value = items.next()?.string().filter(|value| is_canonical(value))?;
-    let lam = items.next()?.integer().filter(|lam| *lam <= CLOCK_VALUE_MAX)?;
+    let lam = items.next()?.integer().filter(|lam| *lam <= CLOCK_KEPT_MAX)?;
     let removed = items.next()?;
     Some(SavedElement {
         value: Arc::from(&*value),

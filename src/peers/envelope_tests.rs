@@ -17,7 +17,7 @@ fn record() -> impl Strategy<Value = SavedRecord> {
         Just(format!("{}1{}", "[".repeat(120), "]".repeat(120))),
         Just(r#""\ud800""#.to_owned()),
     ];
-    let order = (0..1u64 << 53, 0..CLOCK_VALUE_MAX, 0..1u64 << 53);
+    let order = (0..1u64 << 53, 0..CLOCK_KEPT_MAX, 0..1u64 << 53);
     (".*", prop::option::of(value), order, prop::option::of(".*")).prop_map(|(name, value, order, writer)| {
         SavedRecord {
             key: json_key(&name),
@@ -32,7 +32,7 @@ fn record() -> impl Strategy<Value = SavedRecord> {
 }
 
 fn element() -> impl Strategy<Value = SavedElement> {
-    (".*", 0..CLOCK_VALUE_MAX, prop::option::of(0..1u64 << 53)).prop_map(|(value, lam, removed_at_ms)| SavedElement {
+    (".*", 0..CLOCK_KEPT_MAX, prop::option::of(0..1u64 << 53)).prop_map(|(value, lam, removed_at_ms)| SavedElement {
         value: json_key(&value),
         lam,
         removed_at_ms,
@@ -51,7 +51,7 @@ fn elements() -> impl Strategy<Value = String> {
 }
 
 fn body() -> impl Strategy<Value = Body> {
-    let clock = 0..CLOCK_VALUE_MAX;
+    let clock = 0..CLOCK_KEPT_MAX;
     let count = (".{1,8}", total(), elements(), prop::collection::vec(counted(), 0..3)).prop_map(
         |(account, total, elements, counted)| Count {
             account: account.into(),

@@ -8,7 +8,7 @@ use super::exact::{name_of, value_of};
 use super::{SavedDocument, SavedText};
 use crate::document::counters::{SavedCounters, Total};
 use crate::document::sets::{SavedElement, is_canonical};
-use crate::document::{CLOCK_VALUE_MAX, SavedRecord, is_tombstone, json_key};
+use crate::document::{CLOCK_KEPT_MAX, SavedRecord, is_tombstone, json_key};
 use crate::json::{Raw, validate};
 use crate::text::{TextError, TextState};
 use hashbrown::HashMap;
@@ -55,7 +55,7 @@ pub fn decode(json: &str, facts: RowFacts) -> Result<SavedDocument, RowError> {
     let clock_value = facts.clock_value.and_then(|value| u64::try_from(value).ok());
     let countable = [clock, clock_value].into_iter().flatten();
     let document = SavedDocument {
-        clock: countable.filter(|clock| *clock <= CLOCK_VALUE_MAX).max().unwrap_or(0),
+        clock: countable.filter(|clock| *clock <= CLOCK_KEPT_MAX).max().unwrap_or(0),
         records: records(&row, &meta, facts)?,
         text: text(&row)?,
         set: set(&meta),
@@ -129,7 +129,7 @@ impl<'a> Order<'a> {
         let timestamp_ms = integer(0)?;
         Some(Order {
             timestamp_ms,
-            lam: integer(1).filter(|lam| *lam <= CLOCK_VALUE_MAX)?,
+            lam: integer(1).filter(|lam| *lam <= CLOCK_KEPT_MAX)?,
             writer: items.get(2).and_then(|writer| writer.string()),
             own: integer(3).unwrap_or(0),
             deleted_at_ms: integer(4).unwrap_or(timestamp_ms),
@@ -179,7 +179,7 @@ fn text(row: &Members<'_>) -> Result<Option<SavedText>, RowError> {
 fn set(meta: &Members<'_>) -> Vec<SavedElement> {
     let element = |(value, order): (&Cow<'_, str>, &Raw<'_>)| {
         let order: Vec<Raw<'_>> = order.elements()?.collect();
-        let lam = order.first()?.integer().filter(|lam| *lam <= CLOCK_VALUE_MAX)?;
+        let lam = order.first()?.integer().filter(|lam| *lam <= CLOCK_KEPT_MAX)?;
         is_canonical(value).then(|| SavedElement {
             value: Arc::from(&**value),
             lam,

@@ -46,12 +46,18 @@ pub(super) const SWEEP_ROUND_US: u64 = 60_000_000;
 pub(super) const SWEEP_STEP: usize = 25;
 /// The same after an interruption, until all have been announced once: 10,000 in a second.
 pub(super) const SWEEP_STEP_HURRIED: usize = 2_500;
+/// Rows that are read again per tick so that what nothing else finds is found: 8 in a second,
+pub(super) const REREAD_STEP: usize = 2;
+/// and after a node was lost: 200 in a second.
+pub(super) const REREAD_STEP_HURRIED: usize = 50;
 /// Requests to join or leave that are tried again per tick.
 pub(super) const BACKLOG_STEP: usize = 1_024;
 /// Documents kept in mind that nobody could be asked about; beyond it they wait for a digest.
 pub(super) const UNASKED_MAX: usize = 65_536;
 /// A message whose parts do not come is given up after this time.
 pub(super) const ASSEMBLY_US: u64 = 10_000_000;
+/// Messages in parts that are put together at one time; beyond it a repair makes up for them.
+pub(super) const ASSEMBLIES_MAX: usize = 1_024;
 /// Counter operations per document that other nodes can be told of again.
 pub(super) const COUNTED_KEPT: usize = 1_024;
 
@@ -62,8 +68,8 @@ pub(super) struct Cluster {
     pub account: Box<str>,
     /// The epoch given to a document last.
     pub last_epoch: u64,
-    /// Other nodes by their numbers: name, and when they were heard last.
-    pub nodes: HashMap<u64, (Box<str>, u64)>,
+    /// Other nodes by their numbers.
+    pub nodes: HashMap<u64, Peer>,
     /// Documents that changed lately.
     pub active: Vec<u32>,
     /// Documents with presence entries that this node answers for.
@@ -79,12 +85,29 @@ pub(super) struct Cluster {
     pub sweep_due: u64,
     /// Places still to be swept in a hurry.
     pub hurried: usize,
+    pub reread_next: usize,
+    /// Rows due to be read again, times [`SWEEP_ROUND_US`].
+    pub reread_due: u64,
+    /// Rows still to be read again in a hurry.
+    pub reread_hurried: usize,
+    /// A node was lost since this was asked last.
+    lost_node: bool,
     pub alive_us: u64,
     pub digests_us: u64,
     pub presence_us: u64,
     /// Counts the answers, for their spreading.
     pub jitter: u64,
     pub peers_scheduled: bool,
+}
+
+/// Another node.
+pub(super) struct Peer {
+    pub name: Box<str>,
+    pub heard_us: u64,
+    /// Which life of it, as far as it said.
+    life: u64,
+    /// It has been silent for [`PEER_SILENT_US`], and that was noticed.
+    is_lost: bool,
 }
 
 /// A message that comes in parts.
@@ -111,6 +134,8 @@ pub(super) struct Shared {
     pub announce: u8,
     /// In the list of active documents.
     pub listed: bool,
+    /// Its row is being read again.
+    pub rereading: bool,
     /// In the list of documents with own presence, and how often their absence is still to be said.
     pub present: u8,
     /// When others are to be asked, and whom; 0: not.
@@ -161,6 +186,10 @@ impl Cluster {
             sweep_next: 0,
             sweep_due: 0,
             hurried: 0,
+            reread_next: 0,
+            reread_due: 0,
+            reread_hurried: 0,
+            lost_node: false,
             alive_us: 0,
             digests_us: 0,
             presence_us: 0,
@@ -180,6 +209,7 @@ impl Cluster {
             digest: None,
             announce: 0,
             listed: false,
+            rereading: false,
             present: 0,
             ask_us: 0,
             ask: 0,
@@ -197,16 +227,38 @@ impl Cluster {
     /// The number of a node, which was heard just now.
     pub fn heard_of(&mut self, name: &str, now_us: u64) -> u64 {
         let number = node_number(name);
-        let known = self.nodes.entry(number).or_insert_with(|| (name.into(), now_us));
-        known.1 = now_us;
+        let peer = self.nodes.entry(number).or_insert_with(|| Peer {
+            name: name.into(),
+            heard_us: now_us,
+            life: 0,
+            is_lost: false,
+        });
+        (peer.heard_us, peer.is_lost) = (now_us, false);
         number
+    }
+
+    /// A node says which life of it this is. One that begins another without a farewell was lost in between.
+    pub fn lives(&mut self, number: u64, life: u64) {
+        if let Some(peer) = self.nodes.get_mut(&number) {
+            self.lost_node |= peer.life != 0 && peer.life != life;
+            peer.life = life;
+        }
+    }
+
+    /// Whether a node was lost since this was asked last.
+    pub fn has_lost_node(&mut self, now_us: u64) -> bool {
+        for peer in self.nodes.values_mut() {
+            if !peer.is_lost && peer.heard_us + PEER_SILENT_US <= now_us {
+                peer.is_lost = true;
+                self.lost_node = true;
+            }
+        }
+        std::mem::take(&mut self.lost_node)
     }
 
     /// Whether anybody could answer.
     pub fn has_peers(&self, now_us: u64) -> bool {
-        self.nodes
-            .values()
-            .any(|(_, heard_us)| heard_us + PEER_SILENT_US > now_us)
+        self.nodes.values().any(|peer| peer.heard_us + PEER_SILENT_US > now_us)
     }
 
     /// A time within [`JITTER_US`] that differs from node to node.
@@ -220,10 +272,12 @@ impl Cluster {
 }
 
 impl Shared {
-    /// What was heard of a node; something new if nothing was.
-    pub fn heard(&mut self, node: u64, epoch: u64) -> &mut Heard {
+    /// What was heard of a node; something new if nothing was. Nodes that are not known any more then make room, else every
+    /// restart of a node would cost every document something for ever.
+    pub fn heard(&mut self, node: u64, epoch: u64, known: &HashMap<u64, Peer>) -> &mut Heard {
         let at = self.heard.iter().position(|heard| heard.node == node);
         let at = at.unwrap_or_else(|| {
+            self.heard.retain(|heard| known.contains_key(&heard.node));
             self.heard.push(Heard::new(node, epoch));
             self.heard.len() - 1
         });
@@ -232,7 +286,7 @@ impl Shared {
 
     /// Whether anything is under way that unloading would break off.
     pub fn is_busy(&self) -> bool {
-        self.store_us > 0 || self.ask_us > 0
+        self.store_us > 0 || self.ask_us > 0 || self.rereading
     }
 }
 

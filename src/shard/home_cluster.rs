@@ -5,7 +5,7 @@
 //! what an account holds more than before.
 
 use super::Shard;
-use super::cluster::{ASSEMBLY_US, Assembly, GAP_PATIENCE_US, QUIET_US};
+use super::cluster::{ASSEMBLIES_MAX, ASSEMBLY_US, Assembly, GAP_PATIENCE_US, QUIET_US};
 use super::library::{Shelf, Text};
 use super::mail::DocumentId;
 use crate::awareness::{Report, Reported};
@@ -86,6 +86,10 @@ impl Shard {
             if let Some(given_up) = cluster.assemblies.remove(&key) {
                 cluster.assembled_bytes -= given_up.bytes;
             }
+            if cluster.assemblies.len() >= ASSEMBLIES_MAX {
+                self.metrics.nodes.refused += 1;
+                return None;
+            }
             let assembly = Assembly {
                 message: part.message,
                 parts: vec![None; part.of as usize],
@@ -150,11 +154,12 @@ impl Shard {
             epoch, sequence, body, ..
         } = envelope;
         let mut news = News::Fresh;
+        let Some(cluster) = self.cluster.as_deref() else { return };
         let Some(shared) = self.library.at(place).and_then(|shelf| shelf.shared.as_mut()) else {
             return;
         };
         if body.is_change() && epoch > 0 {
-            let heard = shared.heard(node, epoch);
+            let heard = shared.heard(node, epoch, &cluster.nodes);
             news = heard.change(epoch, sequence);
             if heard.has_gap() {
                 self.metrics.nodes.gaps += 1;
@@ -332,21 +337,25 @@ impl Shard {
         }
         let digest = self.digest_of(place);
         let spread_us = self.cluster.as_deref_mut().map_or(0, |cluster| cluster.spread_us());
-        let Some(shared) = self.library.at(place).and_then(|shelf| shelf.shared.as_mut()) else {
-            return;
-        };
-        if epoch > 0 {
-            shared.heard(node, epoch).settle(epoch, sequence);
+        let Some(shelf) = self.library.at(place) else { return };
+        let has_counters = shelf.counters.is_some();
+        let Some(shared) = shelf.shared.as_mut() else { return };
+        if let Some(cluster) = self.cluster.as_deref().filter(|_| epoch > 0) {
+            shared.heard(node, epoch, &cluster.nodes).settle(epoch, sequence);
         }
-        if shared.ask == node || shared.ask == 0 {
+        let has_gap = shared.heard.iter().any(|heard| heard.has_gap());
+        // Which operations a node counted, no other one says.
+        if (shared.ask == node || shared.ask == 0) && !(has_gap && has_counters) {
             shared.ask_us = 0;
         }
-        if !shared.heard.iter().any(|heard| heard.has_gap()) {
+        if !has_gap {
             shared.questions = 0;
         }
         if digest == state.digest {
-            // Everybody who heard it has what this node would say.
-            shared.tell_us = 0;
+            // Everybody who heard it has what this node would say, but for what it counted.
+            if shared.counted.is_empty() {
+                shared.tell_us = 0;
+            }
         } else if was_quiet && shared.tell_us == 0 {
             shared.tell_us = now_us + spread_us;
         }
@@ -359,6 +368,11 @@ impl Shard {
             Body::Digests(rows) => {
                 for row in rows {
                     self.compare(node, &row);
+                }
+            }
+            Body::Node { leaves: false } => {
+                if let Some(cluster) = self.cluster.as_deref_mut() {
+                    cluster.lives(node, envelope.epoch);
                 }
             }
             Body::Node { leaves: true } => {
@@ -399,9 +413,13 @@ impl Shard {
             Some(_) => differs = true,
             None => {}
         }
-        let Some(shared) = &mut shelf.shared else { return };
-        let heard = shared.heard(node, row.epoch);
+        let (Some(shared), Some(cluster)) = (&mut shelf.shared, self.cluster.as_deref()) else {
+            return;
+        };
+        let heard = shared.heard(node, row.epoch, &cluster.nodes);
         match digest {
+            // Accounts may have come from others, but which operations are in them only the node itself says.
+            Some((theirs, ours)) if theirs == ours && shelf.counters.is_some() => heard.expect(row.epoch, row.sequence),
             Some((theirs, ours)) if theirs == ours => heard.settle(row.epoch, row.sequence),
             Some(_) => {
                 heard.expect(row.epoch, row.sequence);

@@ -306,16 +306,20 @@ impl Shard {
 
     fn ask_now(&mut self, place: u32) {
         let now_us = self.now.mono_us;
-        let digest = self.digest_of(place);
+        let mut digest = self.digest_of(place);
         let Some(cluster) = self.cluster.as_deref_mut() else {
             return;
         };
-        let Some(shared) = self.library.at(place).and_then(|shelf| shelf.shared.as_mut()) else {
-            return;
-        };
+        let Some(shelf) = self.library.at(place) else { return };
+        let has_counters = shelf.counters.is_some();
+        let Some(shared) = shelf.shared.as_mut() else { return };
         let mut given_up = false;
         shared.ask_us = 0;
         let has_gap = shared.heard.iter().any(|heard| heard.has_gap());
+        if has_gap && has_counters {
+            // What is missing may be which operations were counted, which the digest does not tell: nobody has this one.
+            digest = !digest;
+        }
         if !has_gap && !shared.ask_forced {
             shared.questions = 0;
             return;
@@ -328,7 +332,7 @@ impl Shard {
         shared.ask_forced = false;
         shared.questions += 1;
         let of = cluster.nodes.get(&shared.ask).filter(|_| shared.questions < 3);
-        let of = of.map(|(name, _)| name.clone());
+        let of = of.map(|peer| peer.name.clone());
         if has_gap && shared.questions > QUESTIONS_MAX {
             // Whoever could answer is gone, or digests say it.
             shared.questions = 0;
@@ -458,7 +462,7 @@ impl Shard {
         };
         cluster
             .nodes
-            .retain(|_, (_, heard_us)| *heard_us + PEER_FORGOTTEN_US > now_us);
+            .retain(|_, peer| peer.heard_us + PEER_FORGOTTEN_US > now_us);
         let alive = cluster.alive_us == 0 || cluster.alive_us + ALIVE_US <= now_us;
         let digests = cluster.digests_us == 0 || cluster.digests_us + interval_us <= now_us + NODES_TICK_US;
         // Others believe for so long what they were told of presence.
@@ -477,6 +481,7 @@ impl Shard {
             self.announce_presence();
         }
         self.announce_sweep();
+        self.reread_rows();
     }
 
     fn submit_backlog(&mut self) {

@@ -183,7 +183,7 @@ impl Shard {
             return;
         };
         let Some(loading) = storehouse.loading.remove(&loaded.document) else {
-            return;
+            return self.reread(loaded);
         };
         let fault = match loaded.found {
             Ok(None) => None,

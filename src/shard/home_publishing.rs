@@ -72,7 +72,11 @@ impl Shard {
         let Some(cluster) = self.cluster.as_deref_mut() else {
             return false;
         };
-        let envelopes = cluster.encoder.encode("", 0, 0, body);
+        let life = match body {
+            Body::Node { .. } => self.context.bus.as_ref().map_or(0, |bus| bus.epoch),
+            _ => 0,
+        };
+        let envelopes = cluster.encoder.encode("", life, 0, body);
         let mut left = true;
         for envelope in envelopes {
             left &= self.submit(BusRequest::Announce { envelope }).is_ok();

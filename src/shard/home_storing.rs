@@ -370,10 +370,13 @@ impl Shard {
     }
 
     /// Another server had written the row: what it knew more than this one is told to the listeners.
-    fn merge_row(&mut self, place: u32, row: SavedDocument) {
-        if self.merge_document(place, row) {
+    /// Returns whether it knew anything.
+    pub(super) fn merge_row(&mut self, place: u32, row: SavedDocument) -> bool {
+        let changed = self.merge_document(place, row);
+        if changed {
             self.content_changed(place);
         }
+        changed
     }
 
     /// Merges what others know of a document and tells the listeners what is new. Returns whether anything is.

@@ -27,6 +27,7 @@ mod home_exchange;
 mod home_loading;
 mod home_presence;
 mod home_publishing;
+mod home_rereading;
 mod home_storing;
 mod home_writes;
 mod http;

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use synckit_server::auth::Authenticator;
 use synckit_server::clock::Now;
+use synckit_server::cluster::BusLink;
 use synckit_server::config::{Config, Flags};
 use synckit_server::handler::{Effect, Handler};
 use synckit_server::http::Api;
@@ -27,6 +28,16 @@ pub fn context(variables: &[(&str, &str)], shards: u16) -> Arc<Context> {
 
 /// The same with a database.
 pub fn context_over(storage: Option<StorageLink>, variables: &[(&str, &str)], shards: u16) -> Arc<Context> {
+    context_among(None, storage, variables, shards)
+}
+
+/// The same among other nodes.
+pub fn context_among(
+    bus: Option<BusLink>,
+    storage: Option<StorageLink>,
+    variables: &[(&str, &str)],
+    shards: u16,
+) -> Arc<Context> {
     let look_up = |name: &str| {
         let found = variables.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| (*value).to_owned())
@@ -38,7 +49,7 @@ pub fn context_over(storage: Option<StorageLink>, variables: &[(&str, &str)], sh
         authenticator,
         started_unix_ms: UNIX_MS,
         storage,
-        bus: None,
+        bus,
         run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
     };
     Arc::new(Context::new(config, shards, parts))

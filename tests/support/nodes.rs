@@ -1,17 +1,21 @@
-//! Several servers over one Redis, each behind a proxy of its own, and people who write fields, type and show themselves at
-//! any of them. A person keeps the copy its client would show and remembers what was acknowledged.
+//! Several servers over one Redis, each behind a proxy of its own, and what the people at them must agree on.
 
+use crate::person::{Person, say_as};
 use crate::support::bus_proxy::BusProxy;
-use crate::support::crowd::{Member, Received};
+use crate::support::crowd::Member;
 use crate::support::redis::Redis;
-use crate::support::{Message, Server, ServerBuilder, unix_ms};
+use crate::support::{Dialect, Message, PATIENCE, Server, ServerBuilder};
 use crate::text_client;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// How often nodes compare, in these tests.
 pub const DIGEST_MS: u64 = 500;
+/// How long presence of a node that died may still be shown, in these tests.
+const AWARENESS_MS: u64 = 6_000;
+/// How long everything may take to be equal again: several digests and presence time-outs on a busy machine.
+const HEALING: Duration = Duration::from_secs(90);
 
 /// Servers that share a Redis.
 pub struct Nodes {
@@ -39,6 +43,7 @@ impl Nodes {
             .env("REDIS_URL", self.proxies[node].url())
             .env("SYNCKIT_NODE_ID", format!("node-{node}"))
             .env("SYNCKIT_DIGEST_INTERVAL", DIGEST_MS)
+            .env("AWARENESS_TIMEOUT_MS", AWARENESS_MS)
             .env("SYNCKIT_METRICS_PUBLIC", true)
             .env("SYNCKIT_MAX_MESSAGES_PER_MINUTE", 0)
             .without_heartbeats();
@@ -51,6 +56,13 @@ impl Nodes {
     /// Kills a node as a crash does.
     pub fn kill(&mut self, node: usize) {
         drop(self.servers[node].take());
+    }
+
+    /// Takes a node out that is asked to stop: nobody comes to it any more.
+    pub fn stop(&mut self, node: usize) -> Server {
+        let server = self.servers[node].take().expect("it lives");
+        server.signal("TERM");
+        server
     }
 
     /// Starts it (again) and waits until it is connected.
@@ -77,210 +89,50 @@ impl Nodes {
         self.servers[node].as_ref().expect("it lives")
     }
 
-    /// What a node answers a newcomer about a document.
-    pub fn snapshot(&self, node: usize, document: &str) -> Message {
+    /// What a node shows a newcomer, an SDK: its snapshot and the set.
+    pub fn shown(&self, node: usize, document: &str) -> Shown {
         let mut member = Member::connect(self.server(node).address());
-        let question = json!({"type": "sync_request", "id": "s", "timestamp": unix_ms(), "documentId": document});
-        member.send_text(&question.to_string());
-        member.wait_for("a snapshot", |message| message.kind == "sync_response")
-    }
-}
-
-/// See the module documentation.
-pub struct Person {
-    pub number: usize,
-    pub document: String,
-    /// The node it would like to be at.
-    pub wish: usize,
-    at: Option<(usize, Member)>,
-    pub fields: Map<String, Value>,
-    pub text: text_client::Client,
-    pub present: BTreeMap<String, Value>,
-    /// Own writes sent and acknowledged; the last one is what the own field must show at least.
-    pub sent: u64,
-    pub acknowledged: u64,
-    typed: String,
-    awareness_clock: u64,
-}
-
-impl Person {
-    pub fn new(number: usize, document: &str, wish: usize) -> Self {
-        Self {
-            number,
-            document: document.to_owned(),
-            wish,
-            at: None,
-            fields: Map::new(),
-            text: text_client::Client::new(&format!("person-{number}")),
-            present: BTreeMap::new(),
-            sent: 0,
-            acknowledged: 0,
-            typed: String::new(),
-            awareness_clock: 0,
+        let question = json!({"documentId": document});
+        say_as(&mut member, Dialect::Sdk, "", "subscribe", question.clone());
+        // The set comes behind the snapshot; the answer to a second question is behind both.
+        say_as(&mut member, Dialect::Sdk, "", "sync_request", question);
+        let (deadline, mut messages): (_, Vec<Message>) = (Instant::now() + PATIENCE, Vec::new());
+        let is_answer = |message: &&Message| message.kind == "sync_response";
+        while messages.iter().filter(is_answer).count() < 2 {
+            assert!(Instant::now() < deadline, "node {node} never told of {document}");
+            messages.append(&mut member.messages());
+            std::thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    fn name(&self) -> String {
-        format!("person-{}", self.number)
-    }
-
-    /// The field only this person writes.
-    pub fn own_field(&self) -> String {
-        format!("own-{}", self.number)
-    }
-
-    fn say(&mut self, kind: &str, fields: Value) {
-        let Some((_, member)) = &mut self.at else { return };
-        let mut message = fields;
-        message["type"] = kind.into();
-        message["timestamp"] = unix_ms().into();
-        if message.get("id").is_none() {
-            message["id"] = "m".into();
+        let last = messages.iter().rfind(is_answer).expect("just counted");
+        let mut shown = Shown {
+            fields: last["state"].as_object().expect("an object").clone(),
+            ..Shown::default()
+        };
+        if let Some(state) = last["textState"].as_str() {
+            let mut reader = text_client::Client::new("reader");
+            reader.receive(state);
+            shown.text = reader.shown();
         }
-        member.send_text(&message.to_string());
-    }
-
-    /// Connects if it is not, to the wished node or another living one.
-    pub fn come(&mut self, nodes: &Nodes) {
-        if self.at.is_some() {
-            return;
-        }
-        let node = nodes.living(self.wish);
-        self.at = Some((node, Member::connect(nodes.server(node).address())));
-        let document = json!({"documentId": self.document});
-        self.say("subscribe", document.clone());
-        self.say("awareness_subscribe", document);
-        self.show();
-        if self.text.clock > 0 {
-            self.send_text_state();
-        }
-    }
-
-    /// Leaves without a word.
-    pub fn vanish(&mut self) {
-        self.at = None;
-    }
-
-    /// The node it is at.
-    pub fn node(&self) -> Option<usize> {
-        self.at.as_ref().map(|(node, _)| *node)
-    }
-
-    /// Shows itself to the others.
-    pub fn show(&mut self) {
-        self.awareness_clock += 1;
-        let (client, clock) = (self.name(), self.awareness_clock);
-        let state = json!({"cursor": clock, "name": client});
-        let document = self.document.clone();
-        self.say(
-            "awareness_update",
-            json!({"documentId": document, "clientId": client, "state": state, "clock": clock}),
-        );
-    }
-
-    /// Writes its own field, and one it shares with everybody.
-    pub fn write(&mut self) {
-        self.sent += 1;
-        let delta = json!({ self.own_field(): self.sent, format!("shared-{}", self.sent % 5): format!("{} {}", self.number, self.sent) });
-        let document = self.document.clone();
-        let id = format!("w{}", self.sent);
-        self.say(
-            "delta",
-            json!({"id": id, "documentId": document, "delta": delta, "vectorClock": {}}),
-        );
-    }
-
-    /// Types a letter at the end.
-    pub fn type_letter(&mut self) {
-        let end = self.text.shown().chars().count();
-        let letter = char::from(b'a' + (self.number % 26) as u8);
-        self.text.insert(end, &letter.to_string());
-        self.typed.push(letter);
-        self.send_text_state();
-    }
-
-    fn send_text_state(&mut self) {
-        let document = self.document.clone();
-        let element = json!({"type": "text-state", "documentId": document, "state": self.text.state(),
-            "clientId": self.text.id, "timestamp": unix_ms(), "clock": {self.text.id.clone(): self.text.clock}});
-        self.say(
-            "delta_batch",
-            json!({"documentId": document, "messageId": "t", "deltas": [element]}),
-        );
-    }
-
-    /// Takes in what has arrived; true if anything has.
-    pub fn pump(&mut self) -> bool {
-        let Some((_, member)) = &mut self.at else { return false };
-        let received = member.poll();
-        let any = !received.is_empty();
-        for one in received {
-            match one {
-                Received::Message(message) => self.absorb(&message),
-                Received::Pong(_) => {}
-                Received::Close(..) | Received::End => self.at = None,
-            }
-        }
-        any
-    }
-
-    fn absorb(&mut self, message: &Message) {
-        match message.kind.as_str() {
-            "sync_response" => {
-                self.fields = message["state"].as_object().expect("an object").clone();
-                if let Some(state) = message["textState"].as_str() {
-                    self.text.receive(state);
-                }
-            }
-            "delta" => {
-                // Whoever tells presence is told its own clock, in a delta without a field.
-                let Some(field) = message["field"].as_str().map(str::to_owned) else {
-                    return;
+        for batch in messages.iter().filter(|message| message.kind == "delta_batch") {
+            let elements = batch["deltas"].as_array().expect("elements").iter();
+            for element in elements.filter(|element| element["type"] == "set") {
+                let value = element["value"].as_str().expect("a text");
+                match element["operation"] == "add" {
+                    true => shown.members.insert(value.to_owned()),
+                    false => shown.members.remove(value),
                 };
-                let value = message["value"].clone();
-                if value["__deleted"] == true {
-                    self.fields.remove(&field);
-                } else {
-                    self.fields.insert(field, value);
-                }
             }
-            "delta_batch" => {
-                for element in message["deltas"].as_array().expect("elements") {
-                    if let Some(state) = element["state"].as_str() {
-                        self.text.receive(state);
-                    }
-                }
-            }
-            "ack" => {
-                let write = message["messageId"]
-                    .as_str()
-                    .and_then(|id| id.strip_prefix('w')?.parse().ok());
-                self.acknowledged = self.acknowledged.max(write.unwrap_or(0));
-            }
-            "awareness_update" => {
-                let client = message["clientId"].as_str().expect("a client").to_owned();
-                match &message["state"] {
-                    Value::Null => drop(self.present.remove(&client)),
-                    state => drop(self.present.insert(client, state.clone())),
-                }
-            }
-            "awareness_state" => {
-                self.present.clear();
-                for entry in message["states"].as_array().expect("states") {
-                    let client = entry["clientId"].as_str().expect("a client").to_owned();
-                    self.present.insert(client, entry["state"].clone());
-                }
-            }
-            "error" => panic!("person {} got {}", self.number, message.body),
-            _ => {}
         }
+        shown
     }
+}
 
-    /// Letters it typed are all there.
-    pub fn typed_is_shown(&self) -> bool {
-        let letter = char::from(b'a' + (self.number % 26) as u8);
-        self.text.shown().matches(letter).count() >= self.typed.len()
-    }
+/// What a client shows of a document.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shown {
+    pub fields: Map<String, Value>,
+    pub text: String,
+    pub members: BTreeSet<String>,
 }
 
 /// Pumps everybody until nothing has come for a while.
@@ -294,9 +146,18 @@ pub fn settle(people: &mut [Person], quiet: Duration) {
     }
 }
 
-/// Waits until all people, nodes and the snapshot of each agree about fields and text, and nothing acknowledged is missing.
+/// Waits until everybody has come in: who comes later is not told of earlier counting.
+pub fn assert_all_in(people: &mut [Person]) {
+    let deadline = Instant::now() + HEALING;
+    while !people.iter().all(|person| person.is_in) {
+        assert!(Instant::now() < deadline, "somebody's subscription was never answered");
+        settle(people, Duration::from_millis(20));
+    }
+}
+
+/// Waits until all people and what each node shows a newcomer agree, and nothing acknowledged is missing.
 pub fn assert_converged(nodes: &Nodes, people: &mut [Person], documents: &[String]) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + HEALING;
     loop {
         settle(people, Duration::from_millis(2 * DIGEST_MS));
         let wrong = difference(nodes, people, documents);
@@ -307,65 +168,93 @@ pub fn assert_converged(nodes: &Nodes, people: &mut [Person], documents: &[Strin
 
 fn difference(nodes: &Nodes, people: &[Person], documents: &[String]) -> Option<String> {
     for document in documents {
-        let mut first: Option<(Map<String, Value>, String)> = None;
-        for node in (0..nodes.servers.len()).filter(|node| nodes.servers[*node].is_some()) {
-            let message = nodes.snapshot(node, document);
-            let fields = message["state"].as_object().expect("an object").clone();
-            let mut reader = text_client::Client::new("reader");
-            message["textState"]
-                .as_str()
-                .iter()
-                .for_each(|state| reader.receive(state));
-            let shown = reader.shown();
-            match &first {
-                None => first = Some((fields, shown)),
-                Some((others, text)) => {
-                    if *others != fields {
-                        return Some(format!(
-                            "fields of {document} differ at node {node}: {}",
-                            diff(others, &fields)
-                        ));
-                    }
-                    if *text != shown {
-                        return Some(format!(
-                            "text of {document} differs at node {node}: {text:?} and {shown:?}"
-                        ));
-                    }
-                }
+        let living = (0..nodes.servers.len()).filter(|node| nodes.servers[*node].is_some());
+        let all: Vec<(usize, Shown)> = living.map(|node| (node, nodes.shown(node, document))).collect();
+        let (_, truth) = &all[0];
+        for (node, shown) in &all[1..] {
+            let who = format!("node {node}, {document}");
+            if let Some(wrong) = differs(&who, shown, truth) {
+                return Some(wrong);
             }
         }
-        let (fields, text) = first.expect("a node");
-        for person in people.iter().filter(|person| person.document == *document) {
-            if person.fields != fields {
-                return Some(format!(
-                    "person {} at {:?} shows other fields: {}",
-                    person.number,
-                    person.node(),
-                    diff(&fields, &person.fields)
-                ));
-            }
-            if person.text.shown() != text {
-                return Some(format!(
-                    "person {} shows {:?}, not {text:?}",
-                    person.number,
-                    person.text.shown()
-                ));
-            }
-            let shown = fields.get(&person.own_field()).and_then(Value::as_u64).unwrap_or(0);
-            if !(person.acknowledged..=person.sent).contains(&shown) {
-                return Some(format!(
-                    "{} is {shown}, {} acknowledged, {} sent",
-                    person.own_field(),
-                    person.acknowledged,
-                    person.sent
-                ));
-            }
-            if !person.typed_is_shown() {
-                return Some(format!("letters of person {} are missing", person.number));
-            }
+        let here: Vec<&Person> = people.iter().filter(|person| person.document == *document).collect();
+        let wrong = here.iter().find_map(|person| wrong_with(person, truth));
+        if let Some(wrong) = wrong.or_else(|| miscounted(&here)) {
+            return Some(wrong);
         }
     }
     None
+}
+
+fn differs(who: &str, shown: &Shown, truth: &Shown) -> Option<String> {
+    if shown.fields != truth.fields {
+        return Some(format!("fields at {who}: {}", diff(&truth.fields, &shown.fields)));
+    }
+    if shown.text != truth.text {
+        return Some(format!("text at {who}: {:?} instead of {:?}", shown.text, truth.text));
+    }
+    let wrong: Vec<_> = shown.members.symmetric_difference(&truth.members).take(5).collect();
+    (!wrong.is_empty()).then(|| format!("set at {who}: {wrong:?}"))
+}
+
+fn wrong_with(person: &Person, truth: &Shown) -> Option<String> {
+    let who = format!("person {} ({:?}) at {:?}", person.number, person.dialect, person.node());
+    if !person.is_owed_nothing() {
+        return Some(format!("{who} waits for acknowledgements"));
+    }
+    let shown = Shown {
+        fields: person.shown(),
+        text: person.text.shown(),
+        members: person.members.clone().unwrap_or_else(|| truth.members.clone()),
+    };
+    if let Some(wrong) = differs(&who, &shown, truth) {
+        return Some(wrong);
+    }
+    let own = person.own_field();
+    let written = truth.fields.get(&own).and_then(Value::as_u64).unwrap_or(0);
+    if !(person.acknowledged..=person.sent).contains(&written) {
+        let (acknowledged, sent) = (person.acknowledged, person.sent);
+        return Some(format!("{own} is {written}, {acknowledged} acknowledged, {sent} sent"));
+    }
+    if !person.typed_is_shown() {
+        return Some(format!("letters of {who} are missing"));
+    }
+    let lost = person.added.difference(&truth.members).next();
+    lost.map(|value| format!("the set lost {value} of {who}"))
+}
+
+/// Everybody who has been told everything has counted the same: no less than was acknowledged, no more than was said.
+fn miscounted(people: &[&Person]) -> Option<String> {
+    let Some(first) = people.iter().find(|person| person.stayed) else {
+        return None;
+    };
+    let other = people
+        .iter()
+        .find(|person| person.stayed && person.counted != first.counted);
+    if let Some(other) = other {
+        return Some(format!(
+            "person {} at {:?} counts {}, person {} at {:?} {}",
+            first.number,
+            first.node(),
+            first.counted,
+            other.number,
+            other.node(),
+            other.counted
+        ));
+    }
+    let range = count_bounds(people.iter().copied());
+    (!range.contains(&first.counted)).then(|| format!("everybody counts {}, which is not in {range:?}", first.counted))
+}
+
+/// What the counter may be: operations that nobody acknowledged may or may not have been counted.
+pub fn count_bounds<'a>(people: impl Iterator<Item = &'a Person>) -> std::ops::RangeInclusive<f64> {
+    let (mut least, mut most) = (0.0, 0.0);
+    for person in people {
+        let open = person.count_sent - person.count_acknowledged;
+        least += person.count_acknowledged + open.min(0.0);
+        most += person.count_acknowledged + open.max(0.0);
+    }
+    least..=most
 }
 
 fn diff(one: &Map<String, Value>, other: &Map<String, Value>) -> String {
@@ -378,7 +267,7 @@ fn diff(one: &Map<String, Value>, other: &Map<String, Value>) -> String {
 
 /// Waits until everybody sees everybody else of the document, and nobody who is gone.
 pub fn assert_presence(people: &mut [Person]) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + HEALING;
     loop {
         settle(people, Duration::from_millis(DIGEST_MS));
         let wrong = people.iter().find_map(|person| {

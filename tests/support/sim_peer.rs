@@ -57,6 +57,8 @@ pub struct Copy {
     pub relayed: usize,
     /// What counter operations of others, as they came, and own ones add up to.
     pub counted: f64,
+    /// Counter operations of others that took something away.
+    pub decrements: usize,
 }
 
 impl Copy {
@@ -74,6 +76,7 @@ impl Copy {
             leaving_ack: String::new(),
             relayed: 0,
             counted: 0.0,
+            decrements: 0,
         }
     }
 }
@@ -102,6 +105,8 @@ pub struct Peer {
     pub acknowledged: Vec<Written>,
     /// It reads nothing for so long that the server may drop it in the middle of anything.
     pub may_be_dropped: bool,
+    /// A write may take longer to store than the server waits; then it comes back as after a lost connection.
+    pub may_be_refused: bool,
     /// Codes of the server's close frames, of all connections.
     pub closes: Vec<u16>,
     close_sent: bool,
@@ -131,6 +136,7 @@ impl Peer {
             unacknowledged: BTreeMap::new(),
             acknowledged: Vec::new(),
             may_be_dropped: false,
+            may_be_refused: false,
             closes: Vec::new(),
             close_sent: false,
             serial: 0,
@@ -449,20 +455,24 @@ impl Peer {
             return 0.0;
         }
         let message_id = self.fresh("count");
-        self.owed.push(Owed::Ack(message_id.clone()));
         let (amount, id) = ((1 + self.dice.below(9)) as f64, self.id.clone());
-        let decrement = self.dice.percent(30);
-        let operation = if decrement { "decrement" } else { "increment" };
-        let element =
-            json!({"type": "counter", "operation": operation, "value": amount, "clientId": id, "documentId": document});
+        let signed = if self.dice.percent(30) { -amount } else { amount };
+        self.count_as(world, document, (&id, &message_id), signed);
+        self.copy(document).counted += signed;
+        signed
+    }
+
+    /// Says a batch of a client that counts, which may be another one and have said it before.
+    pub fn count_as(&mut self, world: &mut World, document: &str, (client, message_id): (&str, &str), signed: f64) {
+        self.owed.push(Owed::Ack(message_id.to_owned()));
+        let operation = if signed < 0.0 { "decrement" } else { "increment" };
+        let amount = signed.abs();
+        let element = json!({"type": "counter", "operation": operation, "value": amount, "clientId": client, "documentId": document});
         self.say(
             world,
             "delta_batch",
             json!({"documentId": document, "deltas": [element], "messageId": message_id}),
         );
-        let signed = if decrement { -amount } else { amount };
-        self.copy(document).counted += signed;
-        signed
     }
 
     pub fn edit_text(&mut self, world: &mut World, document: &str) {
@@ -636,6 +646,7 @@ impl Peer {
             }
             "delta_batch" => self.batch(&document, body),
             "awareness_state" | "awareness_update" => self.presence(kind, &document, body),
+            "error" if self.may_be_refused && body["details"]["retryable"] == true => self.vanish(world, false),
             other => panic!("{} got {other}: {body}", self.id),
         }
     }
@@ -742,6 +753,7 @@ impl Peer {
                     let value = element["value"].as_f64().expect("a number");
                     let sign = if element["operation"] == "decrement" { -1.0 } else { 1.0 };
                     copy.counted += sign * value;
+                    copy.decrements += usize::from(sign < 0.0);
                 }
                 other => panic!("{id}: an element of type {other:?}"),
             }

@@ -78,14 +78,14 @@ struct Peer {
     is_websocket: bool,
 }
 
-struct World {
-    shard: Shard,
-    now: Now,
+pub(super) struct World {
+    pub shard: Shard,
+    pub now: Now,
     peers: [Option<Peer>; 4],
 }
 
 impl World {
-    fn new(context: Arc<Context>) -> World {
+    pub fn new(context: Arc<Context>) -> World {
         World {
             shard: Shard::new(ShardId(0), context),
             now: Now {
@@ -96,7 +96,7 @@ impl World {
         }
     }
 
-    fn connect(&mut self, who: usize) {
+    pub fn connect(&mut self, who: usize) {
         if self.peers[who].is_some() {
             return;
         }
@@ -111,21 +111,21 @@ impl World {
         self.receive(who, UPGRADE);
     }
 
-    fn receive(&mut self, who: usize, bytes: &[u8]) {
+    pub fn receive(&mut self, who: usize, bytes: &[u8]) {
         let Some(peer) = &self.peers[who] else {
             return;
         };
         let _ = self.shard.received(self.now, peer.slot, &mut bytes.to_vec());
     }
 
-    fn end(&mut self, who: usize) {
+    pub fn end(&mut self, who: usize) {
         if let Some(peer) = self.peers[who].take() {
             self.shard.ended(self.now, peer.slot, End::Eof);
         }
     }
 
     /// Time passes as it does for a shard: it is asked whenever it said it has something to do.
-    fn pass(&mut self, us: u64) {
+    pub fn pass(&mut self, us: u64) {
         let until = self.now.mono_us + us;
         for _ in 0..64 {
             let due = self.shard.deadline_us().unwrap_or(u64::MAX).max(self.now.mono_us);
@@ -143,7 +143,7 @@ impl World {
         self.now.mono_us = mono_us;
     }
 
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         for _ in 0..8 {
             let mut effects = Vec::new();
             self.shard.turn(self.now, &mut effects);
@@ -185,7 +185,7 @@ impl World {
         peer.hear();
     }
 
-    fn finish(&mut self) {
+    pub fn finish(&mut self) {
         for who in 0..self.peers.len() {
             self.end(who);
         }

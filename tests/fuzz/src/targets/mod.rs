@@ -2,6 +2,7 @@
 //! binaries (`tests/fuzz`) and by the replay on stable Rust (`tests/fuzz_smoke.rs`).
 
 mod connections;
+mod envelopes;
 mod http;
 mod json;
 mod messages;
@@ -10,6 +11,7 @@ mod text;
 mod websocket;
 
 pub use connections::connections;
+pub use envelopes::bus_envelopes;
 pub use http::http_head;
 pub use json::json_differential;
 pub use messages::{binary_message, json_message};
@@ -22,7 +24,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 #[allow(dead_code, reason = "the libFuzzer binaries name theirs")]
-pub const ALL: [Target; 9] = [
+pub const ALL: [Target; 10] = [
     ("http_head", http_head),
     ("websocket", websocket),
     ("binary_message", binary_message),
@@ -32,6 +34,7 @@ pub const ALL: [Target; 9] = [
     ("text_merge", text_merge),
     ("stored_row", stored_row),
     ("connections", connections),
+    ("bus_envelopes", bus_envelopes),
 ];
 
 /// Cuts a stream into reads: `recipe` gives their sizes round and round, 0 meaning all the rest.

@@ -1,0 +1,4 @@
+//! See the function of this name in `targets`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| synckit_fuzz::targets::bus_envelopes(data));
