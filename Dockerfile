@@ -10,9 +10,11 @@ WORKDIR /source
 # Dependencies first: they change less often than the source.
 COPY Cargo.toml Cargo.lock ./
 COPY loadtest/Cargo.toml loadtest/Cargo.toml
+COPY tests/support/Cargo.toml tests/support/Cargo.toml
 RUN mkdir -p src loadtest/src benches \
-    && echo 'fn main() {}' | tee src/main.rs loadtest/src/main.rs benches/hot_path.rs benches/json_envelope.rs benches/text_merge.rs >/dev/null \
-    && touch src/lib.rs loadtest/src/lib.rs \
+    && for file in src/main.rs loadtest/src/main.rs benches/hot_path.rs benches/json_envelope.rs benches/text_merge.rs; do \
+        echo 'fn main() {}' >"$file"; done \
+    && touch src/lib.rs loadtest/src/lib.rs tests/support/mod.rs \
     && cargo build --release --locked --bin synckit-server
 COPY src src
 COPY tuning/sysctl.d tuning/sysctl.d

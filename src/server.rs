@@ -20,7 +20,7 @@ use crate::storage::postgres::UrlError;
 use crate::storage::{Storage, Trouble};
 use crate::tls::{Certificates, Layer, TlsError};
 use crossbeam_channel::{Receiver, TrySendError, bounded};
-use process::Sampled;
+use process::{Modes, Sampled};
 use reload::{Reloaders, SecretsError};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -193,6 +193,7 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
         (Some(_), Some(_)) => "cluster, durable",
     };
     let none = || "none".to_owned();
+    let modes = Modes::of(&config, database.is_some());
     let place = database.as_ref().map_or_else(none, |database| database.place.clone());
     let redis = bus.as_ref().map_or_else(none, |bus| bus.place.clone());
     let node = bus.as_ref().map_or_else(none, |bus| bus.node.to_string());
@@ -226,7 +227,7 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
     let stats = running.stats().clone();
     context.measure_memory_with(Box::new(resident_bytes));
     context.measure_with(Box::new(move |shard| stats[shard.index()].measured()));
-    let process = Arc::new(Sampled::new(unix_ms(), running.stats().clone()));
+    let process = Arc::new(Sampled::new(unix_ms(), modes, running.stats().clone()));
     let described = process.clone();
     context.describe_process_with(Box::new(move || described.prometheus()));
     check_passwords(logins, running.mailer())?;

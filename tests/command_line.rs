@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
+use support::redis::Redis;
 use support::token::SECRET;
 use support::{Client, Dialect, Server};
 
@@ -132,6 +133,62 @@ fn the_doctor_finds_what_is_wrong_and_what_mends_it() {
         words.contains("FAIL  port") && words.contains("fix: ss -ltnp"),
         "{words}"
     );
+}
+
+/// The finding about Redis, whether the exit code says "well", and everything that was said.
+fn doctor_about_redis(url: &str) -> (Value, bool, String) {
+    let output = run(&["doctor", "--json"], &[("REDIS_URL", url)]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let findings = report["findings"].as_array().expect("findings").clone();
+    let finding = findings.into_iter().find(|finding| finding["subject"] == "Redis");
+    let said = stdout(&output) + &String::from_utf8_lossy(&output.stderr);
+    (finding.expect("a finding"), output.status.success(), said)
+}
+
+#[test]
+fn the_doctor_reaches_redis_as_the_server_does() {
+    let redis = Redis::start();
+    let version: String = redis.command(&["INFO", "server"]);
+    let version = version.lines().find_map(|line| line.strip_prefix("redis_version:"));
+    for (url, place) in [(redis.url(), redis.url()), (redis.unix_url(), redis.unix_url())] {
+        let (finding, well, said) = doctor_about_redis(&url);
+        assert!(well && finding["verdict"] == "ok", "{said}");
+        let wanted = format!("Redis {} at {place}, connected", version.expect("a version"));
+        assert!(
+            finding["text"].as_str().expect("a text").starts_with(&wanted),
+            "{finding}"
+        );
+    }
+}
+
+#[test]
+fn the_doctor_says_why_redis_cannot_be_used_and_no_secret() {
+    let redis = Redis::start_with(&["--requirepass", "the-right-password"]);
+    let with = |password: &str| format!("redis://:{password}@127.0.0.1:{}", redis.port());
+    let (finding, well, said) = doctor_about_redis(&with("the-right-password"));
+    assert!(well && finding["verdict"] == "ok", "{said}");
+    assert!(!said.contains("the-right-password"), "{said}");
+    let away = Redis::stopped(&[]);
+    let sentinels = format!("redis+sentinel://127.0.0.1:{}/mymaster", away.port());
+    for (url, why) in [
+        (with("a-wrong-password"), "WRONGPASS"),
+        (redis.url(), "NOAUTH"),
+        (away.url(), "refused"),
+        (sentinels, "refused"),
+        ("redis://127.0.0.1:notaport".to_owned(), "it is not a URL"),
+    ] {
+        let (finding, well, said) = doctor_about_redis(&url);
+        assert!(!well && finding["verdict"] == "fail", "{said}");
+        assert!(
+            finding["text"].as_str().expect("a text").contains(why),
+            "{why}: {finding}"
+        );
+        assert!(
+            finding["remedy"].as_str().expect("a remedy").contains("REDIS_URL"),
+            "{finding}"
+        );
+        assert!(!said.contains("a-wrong-password"), "{said}");
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ use test_support as support;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use support::database::SqliteFile;
+use support::redis::Redis;
 use support::{Client, Dialect, Server, eventually};
 
 /// One family: type, and samples with labels.
@@ -230,6 +232,38 @@ fn the_text_is_valid_and_the_numbers_move() {
     );
 }
 
+#[test]
+fn modes_and_the_way_to_redis_are_told() {
+    let (redis, file) = (Redis::start(), SqliteFile::new());
+    let server = Server::with()
+        .env("SYNCKIT_METRICS_PUBLIC", true)
+        .env("REDIS_URL", redis.url())
+        .env("DATABASE_URL", file.url())
+        .start();
+    let modes = |families: &Families| families["synckit_mode_info"].samples[0].1.clone();
+    let labels = |storage: &str, durability: &str, cluster: &str| {
+        let pairs = [("storage", storage), ("durability", durability), ("cluster", cluster)];
+        BTreeMap::from(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())))
+    };
+    assert_eq!(modes(&families(&server)), labels("sqlite", "sync", "redis"));
+    let plain = Server::with().env("SYNCKIT_METRICS_PUBLIC", true).start();
+    assert_eq!(modes(&families(&plain)), labels("memory", "none", "none"));
+    let mut writer = Client::connect(&server, Dialect::Json);
+    let after = eventually("confirmations of Redis are timed", || {
+        writer.write_acked("note", json!({ "field": 1 }));
+        let known = families(&server);
+        (total(&known, "synckit_bus_confirmations_timed_total") >= 3.0).then_some(known)
+    });
+    let each = total(&after, "synckit_bus_confirmation_seconds_total")
+        / total(&after, "synckit_bus_confirmations_timed_total");
+    assert!(each > 0.0 && each < 10.0, "{each} s");
+    assert!(total(&after, "synckit_bus_connected_seconds") > 0.0);
+    assert!(
+        total(&after, "synckit_bus_confirmations_timed_total") <= total(&after, "synckit_bus_published_total") + 10.0,
+        "one at a time"
+    );
+}
+
 /// Names of metrics in an expression of PromQL.
 fn names_in(expression: &str) -> Vec<String> {
     let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
@@ -258,7 +292,14 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 
 #[test]
 fn alerts_and_dashboard_name_metrics_that_exist() {
-    let server = Server::with().shards(1).env("SYNCKIT_METRICS_PUBLIC", true).start();
+    // With everything that has metrics of its own.
+    let (redis, file) = (Redis::start(), SqliteFile::new());
+    let server = Server::with()
+        .shards(1)
+        .env("SYNCKIT_METRICS_PUBLIC", true)
+        .env("REDIS_URL", redis.url())
+        .env("DATABASE_URL", file.url())
+        .start();
     let mut client = Client::connect(&server, Dialect::Json);
     client.say("subscribe", json!({ "documentId": "no such id!" }));
     client.take("error");

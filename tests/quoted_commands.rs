@@ -9,9 +9,10 @@ use std::process::Command;
 use synckit_server::command::definition;
 
 /// Programs of others that a reader is expected to have or to get. A new one is a decision.
-const OTHERS: [&str; 28] = [
+const OTHERS: [&str; 30] = [
     "cat",
     "cp",
+    "createdb",
     "curl",
     "docker",
     "dmesg",
@@ -29,6 +30,7 @@ const OTHERS: [&str; 28] = [
     "pg_restore",
     "psql",
     "restart",
+    "rm",
     "slabtop",
     "sqlite3",
     "ss",

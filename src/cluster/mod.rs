@@ -104,6 +104,10 @@ pub struct BusFacts {
     pub queue_depth: u64,
     /// Their bytes.
     pub queue_bytes: u64,
+    /// Envelopes whose confirmation was timed, one at a time.
+    pub timed: u64,
+    /// Their times from writing to confirmation together, in microseconds.
+    pub timed_us: u64,
     /// Envelopes sent and confirmed.
     pub published: u64,
     /// Their bytes.

@@ -65,8 +65,9 @@ pub enum StartError {
 
     /// The kernel has no io_uring.
     #[error(
-        "this kernel has no io_uring ({source}). Linux 5.11 or newer, built with CONFIG_IO_URING, is needed; gVisor and some \
-         other sandboxes do not offer it"
+        "there is no io_uring here ({source}). In a container a seccomp profile may hide it: allow it with \
+         --security-opt seccomp=tuning/seccomp.json. Otherwise Linux 5.11 or newer, built with CONFIG_IO_URING, is needed; \
+         gVisor and some other sandboxes do not offer it"
     )]
     IoUringMissing {
         /// What the kernel said.

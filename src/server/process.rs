@@ -1,6 +1,7 @@
 //! Metrics of the whole process and of the kernel's part of it. Read from /proc by the thread that watches, at most every
 //! ten seconds, so that no shard does; whoever asks gets the last sample.
 
+use crate::config::{Config, Database, Durability};
 use crate::runtime::ShardStats;
 use std::fmt::Write as _;
 use std::fs;
@@ -11,9 +12,43 @@ use std::sync::{Arc, Mutex, PoisonError};
 const TICKS: f64 = 100.0;
 const PAGE_BYTES: u64 = 4096;
 
+/// How the server was configured to work, as labels of `synckit_mode_info`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Modes {
+    /// `memory`, `postgresql` or `sqlite`.
+    pub storage: &'static str,
+    /// `sync`, `async`, or `none` in memory.
+    pub durability: &'static str,
+    /// `redis` or `none`.
+    pub cluster: &'static str,
+}
+
+impl Modes {
+    /// `durable`: there is a database; it may be left out if it is optional and away.
+    pub fn of(config: &Config, durable: bool) -> Modes {
+        let (storage, durability) = match (&config.storage.database, config.storage.durability) {
+            (Database::Postgres(_), Durability::Sync) => ("postgresql", "sync"),
+            (Database::Postgres(_), Durability::Async) => ("postgresql", "async"),
+            (Database::Sqlite(_), Durability::Sync) => ("sqlite", "sync"),
+            (Database::Sqlite(_), Durability::Async) => ("sqlite", "async"),
+            (Database::Memory, _) => ("memory", "none"),
+        };
+        Modes {
+            storage: if durable { storage } else { "memory" },
+            durability: if durable { durability } else { "none" },
+            cluster: if config.cluster.redis.is_some() {
+                "redis"
+            } else {
+                "none"
+            },
+        }
+    }
+}
+
 /// The last sample.
 pub(super) struct Sampled {
     started_unix_ms: u64,
+    modes: Modes,
     stats: Arc<[ShardStats]>,
     last: Mutex<Sample>,
 }
@@ -42,9 +77,10 @@ const SOCKET_STATES: [(&str, &str); 4] = [
 
 impl Sampled {
     /// Takes the first sample.
-    pub fn new(started_unix_ms: u64, stats: Arc<[ShardStats]>) -> Sampled {
+    pub fn new(started_unix_ms: u64, modes: Modes, stats: Arc<[ShardStats]>) -> Sampled {
         let sampled = Sampled {
             started_unix_ms,
+            modes,
             stats,
             last: Mutex::default(),
         };
@@ -66,7 +102,7 @@ impl Sampled {
             .iter()
             .map(|shard| shard.connections.load(Ordering::Relaxed))
             .sum();
-        sample.prometheus(self.started_unix_ms, connections)
+        sample.prometheus(self.started_unix_ms, self.modes, connections)
     }
 }
 
@@ -128,7 +164,7 @@ impl Sample {
         }
     }
 
-    fn prometheus(&self, started_unix_ms: u64, connections: u64) -> String {
+    fn prometheus(&self, started_unix_ms: u64, modes: Modes, connections: u64) -> String {
         let mut text = String::new();
         let mut family = |name: &str, help: &str, kind: &str, rows: &[(&str, f64)]| {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -139,6 +175,18 @@ impl Sample {
         let one = |value: u64| [("", value as f64)];
         let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
         family("synckit_build_info", "Which version runs", "gauge", &[(version, 1.0)]);
+        let Modes {
+            storage,
+            durability,
+            cluster,
+        } = modes;
+        let modes = format!("{{storage=\"{storage}\",durability=\"{durability}\",cluster=\"{cluster}\"}}");
+        family(
+            "synckit_mode_info",
+            "Where documents live, what an acknowledgement means, and what joins nodes",
+            "gauge",
+            &[(modes.as_str(), 1.0)],
+        );
         let started_s = started_unix_ms as f64 / 1e3;
         family(
             "process_start_time_seconds",
@@ -235,6 +283,12 @@ fn kernel_bytes() -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
+    const MODES: Modes = Modes {
+        storage: "memory",
+        durability: "none",
+        cluster: "none",
+    };
+
     #[test]
     fn a_sample_of_this_process_makes_sense() {
         let sample = Sample::take();
@@ -243,12 +297,15 @@ mod tests {
             "{sample:?}"
         );
         assert!(sample.threads >= 1 && sample.descriptors >= 3 && sample.descriptors_max >= sample.descriptors);
-        let text = sample.prometheus(1_000, 10);
+        let text = sample.prometheus(1_000, MODES, 10);
         assert!(text.contains("process_start_time_seconds 1\n"), "{text}");
         assert!(
             text.contains("synckit_memory_bytes_per_connection{part=\"user\"}"),
             "{text}"
         );
-        assert!(!sample.prometheus(1_000, 0).contains("{part="), "nothing to divide by");
+        assert!(
+            !sample.prometheus(1_000, MODES, 0).contains("{part="),
+            "nothing to divide by"
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 /// Name without prefix, name in JSON, help, type, value.
 type Row = (&'static str, &'static str, &'static str, &'static str, u64);
 
-fn rows(facts: &BusFacts) -> [Row; 16] {
+fn rows(facts: &BusFacts) -> [Row; 18] {
     let counter = |name, json, help, value| (name, json, help, "counter", value);
     let gauge = |name, json, help, value| (name, json, help, "gauge", value);
     [
@@ -18,15 +18,15 @@ fn rows(facts: &BusFacts) -> [Row; 16] {
             u64::from(facts.available),
         ),
         gauge(
-            "unavailable_ms",
+            "unavailable_seconds",
             "unavailableMs",
-            "Milliseconds for which they have not",
+            "How long they have not",
             facts.unavailable_ms,
         ),
         gauge(
-            "connected_ms",
+            "connected_seconds",
             "connectedMs",
-            "Milliseconds for which they have",
+            "How long they have",
             facts.connected_ms,
         ),
         counter(
@@ -59,6 +59,18 @@ fn rows(facts: &BusFacts) -> [Row; 16] {
             "publishedBytes",
             "Their bytes",
             facts.published_bytes,
+        ),
+        counter(
+            "confirmations_timed_total",
+            "confirmationsTimed",
+            "Envelopes whose confirmation by Redis was timed: one at a time",
+            facts.timed,
+        ),
+        counter(
+            "confirmation_seconds_total",
+            "confirmationUs",
+            "Time from writing these to their confirmation",
+            facts.timed_us,
         ),
         counter(
             "received_total",
@@ -100,9 +112,21 @@ fn rows(facts: &BusFacts) -> [Row; 16] {
     ]
 }
 
+/// What a unit in the name for JSON is of one without: Prometheus wants base units.
+fn scale(json: &str) -> f64 {
+    if json.ends_with("Ms") {
+        1e-3
+    } else if json.ends_with("Us") {
+        1e-6
+    } else {
+        1.0
+    }
+}
+
 /// Appends Prometheus text: `synckit_bus_…`.
 pub(super) fn write(facts: &BusFacts, text: &mut String) {
-    for (name, _, help, kind, value) in rows(facts) {
+    for (name, json, help, kind, value) in rows(facts) {
+        let value = value as f64 * scale(json);
         let _ = writeln!(
             text,
             "# HELP synckit_bus_{name} {help}\n# TYPE synckit_bus_{name} {kind}\nsynckit_bus_{name} {value}"

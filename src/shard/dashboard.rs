@@ -57,11 +57,16 @@ impl Shard {
         }
         keep_largest(&mut slow);
         let storage = self.context.storage.as_ref().map(|link| (link.health)().available);
+        let redis = self.context.bus.as_ref().map(|bus| (bus.health)());
+        let redis = redis.map(
+            |facts| json!({ "available": facts.available, "peers": facts.peers, "queueDepth": facts.queue_depth }),
+        );
         json!({
             "shard": self.id.0,
             "numbers": numbers,
             "slow": slow.into_iter().map(|(_, entry)| entry).collect::<Vec<_>>(),
             "storage": storage,
+            "redis": redis,
             "uptimeMs": self.now.unix_ms.saturating_sub(self.context.started_unix_ms),
             "memoryBytes": if self.id.0 == 0 { self.context.resident_bytes() } else { None },
             "connectionsMax": self.context.connections_max(),

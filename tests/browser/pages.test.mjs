@@ -71,7 +71,8 @@ const until = (page, condition, ...values) => page.waitForFunction(condition, { 
 
 before(async () => {
   if (folder) mkdirSync(folder, { recursive: true });
-  server = await start({ TLS_CERT: process.env.TLS_CERT, TLS_KEY: process.env.TLS_KEY });
+  const { TLS_CERT, TLS_KEY, REDIS_URL } = process.env;
+  server = await start({ TLS_CERT, TLS_KEY, REDIS_URL });
   origin = `https://127.0.0.1:${server.port}`;
   browser = await puppeteer.launch({
     executablePath: process.env.CHROMIUM,
@@ -158,6 +159,10 @@ test("the dashboard shows what happens", patience, async () => {
     document.querySelector("#charts section:nth-child(2) path").getAttribute("d").split("L").length >= 5);
   clearInterval(mover);
   assert.notEqual(await textOf(page, "#charts section:nth-child(2) b"), "0/s");
+
+  // Backends by name, and how they are.
+  await until(page, () => /Redis ?Connected/.test(document.querySelector("#health").textContent));
+  assert.match(await textOf(page, "#health"), /ServerTakes connections.*DatabaseNone: memory only.*Other nodes0;/);
 
   await page.type("#search", "demo-tod\n");
   await until(page, () => document.querySelector("#found").textContent.startsWith("1 found"));

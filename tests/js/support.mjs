@@ -37,7 +37,7 @@ export function startServer({ port = 0, env = {} } = {}) {
         const listening = Number(found[1])
         resolve({
           port: listening,
-          url: `ws://127.0.0.1:${listening}/ws`,
+          url: `${env.TLS_CERT ? 'wss' : 'ws'}://127.0.0.1:${listening}/ws`,
           stop: (signal = 'SIGTERM') => (child.kill(signal), exited),
         })
       }

@@ -137,6 +137,11 @@ impl Postgres {
         command
     }
 
+    /// A program that comes with PostgreSQL, to be run as the user it runs as.
+    pub fn tool(&self, program: &str) -> Command {
+        self.command(program)
+    }
+
     /// For `DATABASE_URL`.
     pub fn url(&self) -> String {
         // The port is a part of the socket's name.

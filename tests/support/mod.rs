@@ -15,6 +15,7 @@ pub mod crowd;
 pub mod database;
 pub mod frame;
 pub mod http;
+pub mod node;
 pub mod redis;
 pub mod replica;
 pub mod server;

@@ -28,6 +28,8 @@ struct State {
 pub(super) struct Counts {
     pub connects: AtomicU64,
     pub connect_failures: AtomicU64,
+    pub timed: AtomicU64,
+    pub timed_us: AtomicU64,
     pub published: AtomicU64,
     pub published_bytes: AtomicU64,
     pub received: AtomicU64,
@@ -89,6 +91,8 @@ impl Health {
             connect_failures: count(&self.counts.connect_failures),
             queue_depth,
             queue_bytes,
+            timed: count(&self.counts.timed),
+            timed_us: count(&self.counts.timed_us),
             published: count(&self.counts.published),
             published_bytes: count(&self.counts.published_bytes),
             received: count(&self.counts.received),

@@ -22,6 +22,7 @@ mod address;
 mod bell;
 mod connection;
 mod health;
+mod probe;
 mod publisher;
 mod resp;
 mod server_presence;

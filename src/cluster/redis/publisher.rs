@@ -26,6 +26,8 @@ pub(super) struct Publisher {
     connection: Connection,
     /// Lengths of the envelopes on their way, in order; `None`: something nobody misses.
     sent: VecDeque<Option<u32>>,
+    /// Answers up to one whose time is taken, and when its command was made. One at a time: a sample costs next to nothing.
+    timed: Option<(usize, Instant)>,
     announce_at: Instant,
     /// The farewell has been said.
     farewell: bool,
@@ -48,6 +50,7 @@ impl Publisher {
             queue,
             deliver,
             sent: VecDeque::new(),
+            timed: None,
             announce_at: Instant::now(),
             farewell: false,
             last_attempt: false,
@@ -157,6 +160,7 @@ impl Publisher {
         }
         let commands = self.sent.len() - before;
         if commands > 0 {
+            self.timed.get_or_insert((self.sent.len(), now));
             // As if they had been asked one by one: the first of them starts the clock.
             self.connection.asked(commands, now);
         }
@@ -173,6 +177,7 @@ impl Publisher {
                 Err(error) => break Err(error),
             };
             self.connection.unanswered = self.connection.unanswered.saturating_sub(1);
+            self.time_answer();
             match (self.sent.pop_front(), refused) {
                 (Some(Some(length)), None) => {
                     envelopes += 1;
@@ -195,11 +200,28 @@ impl Publisher {
         outcome
     }
 
+    /// One answer came.
+    fn time_answer(&mut self) {
+        let Some((left, asked)) = &mut self.timed else {
+            return;
+        };
+        *left -= 1;
+        if *left == 0 {
+            let counts = &self.shared.health.counts;
+            counts.timed.fetch_add(1, Ordering::Relaxed);
+            counts
+                .timed_us
+                .fetch_add(asked.elapsed().as_micros() as u64, Ordering::Relaxed);
+            self.timed = None;
+        }
+    }
+
     /// Everything on its way and everything that waits is gone; shards hear of it when the next connection works.
     fn lose(&mut self, error: &io::Error) {
         self.shared.health.lost(Role::Publisher, &error.to_string());
         self.connection.lose();
         self.farewell = false;
+        self.timed = None;
         let mut dropped = self.sent.drain(..).flatten().count();
         for request in self.queue.try_iter() {
             if let BusRequest::Publish { envelope, .. } | BusRequest::Announce { envelope } = request {

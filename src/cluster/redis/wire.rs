@@ -34,25 +34,7 @@ pub(super) struct Wire {
 impl Wire {
     /// Connects, proves who we are and calls the connection `name`, which `CLIENT LIST` shows.
     pub fn connect(address: &RedisAddress, name: &str) -> io::Result<Wire> {
-        let deadline = Instant::now() + CONNECT_MAX;
-        let target = match &address.sentinels {
-            None => address.target.clone(),
-            Some(_) => ask_sentinels(address, deadline)?,
-        };
-        let mut blocking = Blocking::connect(address, &target, deadline)?;
-        if let Some(password) = &address.password {
-            let mut auth = cmd("AUTH");
-            if let Some(username) = &address.username {
-                auth.arg(username);
-            }
-            blocking.ask(auth.arg(password))?;
-        }
-        // Old proxies do not know it, and nothing depends on it.
-        if let Err(error) = blocking.ask(cmd("CLIENT").arg("SETNAME").arg(name)) {
-            tracing::debug!("the connection stays without a name: {error}");
-        }
-        blocking.ask(&cmd("PING"))?;
-        blocking.into_wire()
+        Blocking::open(address, name)?.into_wire()
     }
 
     pub fn register(&mut self, registry: &Registry) -> io::Result<()> {
@@ -140,13 +122,36 @@ impl Write for Socket {
 }
 
 /// A connection while it is being made.
-struct Blocking {
+pub(super) struct Blocking {
     socket: BlockingSocket,
     tls: Option<Box<ClientConnection>>,
     deadline: Instant,
 }
 
 impl Blocking {
+    /// Connects to the master, proves who we are, names the connection and hears an answer.
+    pub fn open(address: &RedisAddress, name: &str) -> io::Result<Blocking> {
+        let deadline = Instant::now() + CONNECT_MAX;
+        let target = match &address.sentinels {
+            None => address.target.clone(),
+            Some(_) => ask_sentinels(address, deadline)?,
+        };
+        let mut blocking = Blocking::connect(address, &target, deadline)?;
+        if let Some(password) = &address.password {
+            let mut auth = cmd("AUTH");
+            if let Some(username) = &address.username {
+                auth.arg(username);
+            }
+            blocking.ask(auth.arg(password))?;
+        }
+        // Old proxies do not know it, and nothing depends on it.
+        if let Err(error) = blocking.ask(cmd("CLIENT").arg("SETNAME").arg(name)) {
+            tracing::debug!("the connection stays without a name: {error}");
+        }
+        blocking.ask(&cmd("PING"))?;
+        Ok(blocking)
+    }
+
     fn connect(address: &RedisAddress, target: &Target, deadline: Instant) -> io::Result<Blocking> {
         let (socket, tls) = match target {
             Target::Unix(path) => (
@@ -168,7 +173,7 @@ impl Blocking {
     }
 
     /// Sends one command and waits for its answer.
-    fn ask(&mut self, command: &redis::Cmd) -> io::Result<Value> {
+    pub fn ask(&mut self, command: &redis::Cmd) -> io::Result<Value> {
         let rest = self.deadline.saturating_duration_since(Instant::now());
         // A time limit of zero means none.
         let rest = Some(rest.max(Duration::from_millis(1)));

@@ -98,7 +98,7 @@ pub(super) fn run(given: &Given, matches: &ArgMatches) -> ExitCode {
     findings.extend(host::settings(&config));
     findings.push(host::port(&config));
     findings.push(backends::database(&config));
-    findings.push(backends::redis(given));
+    findings.push(backends::redis(&config));
     let bound = lowest_bound(&machine, &config, shards);
     let worst = findings
         .iter()

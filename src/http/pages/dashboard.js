@@ -212,6 +212,11 @@ function show(data) {
       server.storage === null ? "None: memory only" : server.storage ? "Answers" : "Does not answer"],
   ];
   if (server.storage !== null) checks.push(["Waiting to be stored", "none", `${count(sum(data, "unsaved_documents"))} documents`]);
+  if (server.redis === null) checks.push(["Redis", "none", "None: a single server"]);
+  else {
+    checks.push(["Redis", server.redis.available ? "open" : "closed", server.redis.available ? "Connected" : "Does not answer"]);
+    checks.push(["Other nodes", "none", `${count(server.redis.peers)}; ${count(server.redis.queueDepth)} messages wait for Redis`]);
+  }
   byName("health").replaceChildren(...checks.map(([label, state, words]) => {
     const row = make("li", {}, make("span", { className: "dot", ariaHidden: "true" }), label, make("span", { className: "quiet" }, words));
     row.dataset.state = state;
@@ -229,6 +234,15 @@ function show(data) {
 }
 
 // ---- documents ----
+
+// A field's name comes as JSON text, and may be cut.
+function plain(name) {
+  try {
+    return String(JSON.parse(name));
+  } catch {
+    return name;
+  }
+}
 
 async function search() {
   const { documents, matching, complete } = await ask(`/dashboard/documents?q=${encodeURIComponent(byName("search").value.trim())}`);
@@ -263,7 +277,7 @@ async function inspect(id) {
       ["Present", count(found.present)],
     ])),
     ...part("Last writes", [["Field", true], ["Value", true], ["When"]],
-      found.lastWrites.map((write) => [write.field, write.value ?? "deleted", ago(write.at, now)]), "None since the document was loaded."),
+      found.lastWrites.map((write) => [plain(write.field), write.value ?? "deleted", ago(write.at, now)]), "None since the document was loaded."),
     ...part(found.subscribers > subscribers.length ? `Subscribers (${subscribers.length} of ${count(found.subscribers)})` : "Subscribers",
       [["Connection"], ["User", true], ["Client", true], ["Waiting"]],
       subscribers.map((one) => [one.connection, one.user, one.client, bytes(one.queuedBytes)]), "Nobody listens."),
