@@ -94,6 +94,18 @@ pub const SNAPSHOT_WEIGHT_BYTES: usize = 31 * OUTSTANDING_UNIT_BYTES;
 pub const ANSWER_BACKLOG_BYTES: usize = 1 << 20;
 /// Elements of one batch that get an error of their own; further refused ones are refused without one.
 pub const ELEMENT_ERRORS_MAX: usize = 256;
+/// A larger message is read and its elements are handled over several turns, so that nobody waits for all of it.
+pub const LONG_MESSAGE_BYTES: usize = 128 << 10;
+/// Bytes of a long message that are checked in one turn.
+pub const LONG_MESSAGE_STEP_BYTES: usize = 256 << 10;
+/// Elements of a long batch that leave for their homes in one turn, and their bytes.
+pub const BATCH_STEP_ELEMENTS: usize = 1024;
+/// See [`BATCH_STEP_ELEMENTS`].
+pub const BATCH_STEP_BYTES: usize = 64 << 10;
+/// Fields of one map that are written in one turn.
+pub const MAP_STEP_FIELDS: usize = 1024;
+/// Fields of one document that leave in one turn, and in one answer to a slow consumer that caught up.
+pub const FLUSH_STEP_FIELDS: usize = 2048;
 /// Bytes of a request that weigh as much as a request.
 pub const OUTSTANDING_UNIT_BYTES: usize = 64 << 10;
 /// Letters in the mailbox of any shard at which no shard reads from sockets, until it has drained.

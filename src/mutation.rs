@@ -5,12 +5,24 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// A promise broken on purpose, at one place of the code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Mutation {
+/// Declares the enumeration and the list of all its values from one list.
+macro_rules! mutations {
+    ($($(#[$what:meta])* $name:ident,)*) => {
+        /// A promise broken on purpose, at one place of the code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Mutation {
+            $($(#[$what])* $name,)*
+        }
+
+        /// All of them.
+        pub const ALL: &[Mutation] = &[$(Mutation::$name),*];
+    };
+}
+
+mutations! {
     /// What a connection wrote and nobody was told of yet is forgotten when it leaves.
-    DropDirtyOnLeave = 1,
+    DropDirtyOnLeave,
     /// A write is acknowledged before it is stored.
     AckBeforeCommit,
     /// A write is never acknowledged once it had to wait for storage.
@@ -37,37 +49,31 @@ pub enum Mutation {
     KeepListeners,
     /// A vanished user stays present.
     KeepPresence,
+    /// Another node's change that did not arrive is not missed.
+    SkipGapRepair,
+    /// A change of another node that comes again is taken for a new one.
+    CountRepetitions,
+    /// An operation that a client sends again is counted again.
+    CountTwice,
+    /// Nodes do not compare what they hold.
+    ForgetDigests,
+    /// A document that another node made anew counts as the one it had before.
+    IgnoreEpochChange,
+    /// Other nodes are not told what was written.
+    ForgetOtherNodes,
+    /// What the bus did not take is forgotten.
+    ForgetRefusedEnvelopes,
+    /// Presence that only a node which is gone knew of stays.
+    KeepPresenceOfDeadNodes,
 }
 
-use Mutation::{
-    AckBeforeCommit, DropDirtyOnLeave, ForgetOtherShards, ForgetTextEcho, ForgetTheWinner, ForgetUnsavedMark,
-    IgnoreMergedRow, KeepListeners, KeepPresence, LoseTombstones, LoseWithheldAcks, MergeClocksByMaximum,
-    OverwriteText, SkipCatchUp,
-};
+const NONE: u8 = u8::MAX;
 
-/// All of them.
-pub const ALL: [Mutation; 14] = [
-    DropDirtyOnLeave,
-    AckBeforeCommit,
-    LoseWithheldAcks,
-    ForgetUnsavedMark,
-    IgnoreMergedRow,
-    ForgetTheWinner,
-    MergeClocksByMaximum,
-    LoseTombstones,
-    ForgetOtherShards,
-    SkipCatchUp,
-    ForgetTextEcho,
-    OverwriteText,
-    KeepListeners,
-    KeepPresence,
-];
-
-static CHOSEN: AtomicU8 = AtomicU8::new(0);
+static CHOSEN: AtomicU8 = AtomicU8::new(NONE);
 
 /// Breaks the whole process from now on; `None` mends it.
 pub fn choose(mutation: Option<Mutation>) {
-    CHOSEN.store(mutation.map_or(0, |mutation| mutation as u8), Ordering::Relaxed);
+    CHOSEN.store(mutation.map_or(NONE, |mutation| mutation as u8), Ordering::Relaxed);
 }
 
 impl Mutation {

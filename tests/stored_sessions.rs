@@ -38,10 +38,8 @@ fn rows_follow_connections(url: &str, rows: &mut dyn FnMut() -> Rows) {
         eventually(&format!("rows of {users:?}"), || {
             let mut found = rows();
             found.sort();
-            let fits = |((user, client), wanted): (&(String, Option<String>), &(&str, Option<&str>))| {
-                (user.as_str(), client.as_deref()) == *wanted
-            };
-            (found.len() == users.len() && found.iter().zip(users).all(fits)).then_some(())
+            let found = found.iter().map(|(user, client)| (user.as_str(), client.as_deref()));
+            found.eq(users.iter().copied()).then_some(())
         });
     };
     let mut on = server(true);

@@ -3,9 +3,13 @@
 use super::record::Record;
 use super::{DIRTY_CAPACITY_KEPT, Document, Limits, TOMBSTONE_JSON};
 use crate::ids::SessionRef;
+use crate::limits::FLUSH_STEP_FIELDS;
 use crate::mutation::Mutation;
 use smallvec::SmallVec;
 use std::sync::Arc;
+
+/// Marks of a document: places of dirty fields, and those for one connection only.
+type Marks = (Vec<u32>, Vec<(u32, SessionRef)>);
 
 /// One field on its way to subscribers. Cheap to clone, and made to travel to the shards where they live.
 #[derive(Clone, Debug)]
@@ -118,11 +122,13 @@ impl Document {
         !self.dirty.is_empty()
     }
 
-    /// Drains the dirty set: every dirty field with its current value, in ascending order of stamps.
+    /// Drains the dirty set: every dirty field with its current value, in ascending order of stamps; of more than
+    /// [`FLUSH_STEP_FIELDS`] the oldest, and the others are left dirty.
     ///
     /// Marks outlive the sessions that caused them, so nothing is lost when a writer disconnects. Tombstones beyond the limit
     /// are dropped afterwards, when everybody has been told.
     pub fn flush(&mut self, limits: &Limits) -> Vec<FlushedField> {
+        let rest = self.set_rest_aside();
         let mut dirty = std::mem::take(&mut self.dirty);
         let mut forced = std::mem::take(&mut self.forced);
         dirty.sort_unstable_by_key(|&at| self.records[at as usize].stamp);
@@ -134,15 +140,44 @@ impl Document {
             let marks = forced[first..].iter().take_while(|mark| mark.0 == at);
             fields.push(self.flush_field(at as usize, marks.map(|mark| mark.1).collect()));
         }
-        if dirty.capacity() <= DIRTY_CAPACITY_KEPT {
-            dirty.clear();
-            self.dirty = dirty;
+        match rest {
+            Some((dirty, forced)) => (self.dirty, self.forced) = (dirty, forced),
+            None => {
+                if dirty.capacity() <= DIRTY_CAPACITY_KEPT {
+                    dirty.clear();
+                    self.dirty = dirty;
+                }
+                self.drop_tombstones(0, limits.tombstones_max);
+            }
         }
-        self.drop_tombstones(0, limits.tombstones_max);
         if Mutation::LoseTombstones.is_on() {
             fields.retain(|field| field.value.is_some());
         }
         fields
+    }
+
+    /// The greatest stamp that leaves with the next flush.
+    pub(super) fn flushed_until(&self) -> u64 {
+        if self.dirty.len() <= FLUSH_STEP_FIELDS {
+            return u64::MAX;
+        }
+        let mut stamps: Vec<u64> = self.dirty.iter().map(|&at| self.records[at as usize].stamp).collect();
+        *stamps.select_nth_unstable(FLUSH_STEP_FIELDS - 1).1
+    }
+
+    /// Takes the marks out that have to wait for the next flush because there are too many.
+    fn set_rest_aside(&mut self) -> Option<Marks> {
+        let until = self.flushed_until();
+        if until == u64::MAX {
+            return None;
+        }
+        let leaves = |at: u32| self.records[at as usize].stamp <= until;
+        let (dirty, later) = std::mem::take(&mut self.dirty).into_iter().partition(|at| leaves(*at));
+        let (forced, forced_later) = std::mem::take(&mut self.forced)
+            .into_iter()
+            .partition(|mark| leaves(mark.0));
+        (self.dirty, self.forced) = (dirty, forced);
+        Some((later, forced_later))
     }
 
     fn flush_field(&mut self, at: usize, forced: SmallVec<[SessionRef; 2]>) -> FlushedField {
@@ -188,7 +223,8 @@ impl Document {
     }
 
     /// What `session` has missed that was last told everything up to `stamp`: every newer record, tombstones included,
-    /// ascending. For that session alone, under the rules of a flush ([`FlushedField::reaches`] is true of all of them).
+    /// ascending; of more than [`FLUSH_STEP_FIELDS`] the oldest, and then it is to be asked again from there. For that
+    /// session alone, under the rules of a flush ([`FlushedField::reaches`] is true of all of them).
     /// Costs a walk over all fields; made for slow consumers that caught up.
     ///
     /// `None` if tombstones newer than `stamp` have been dropped: only a new connection can repair that one.
@@ -199,6 +235,10 @@ impl Document {
         let mut newer: Vec<usize> = (0..self.records.len())
             .filter(|&at| self.records[at].stamp > stamp)
             .collect();
+        if newer.len() > FLUSH_STEP_FIELDS {
+            newer.select_nth_unstable_by_key(FLUSH_STEP_FIELDS, |&at| self.records[at].stamp);
+            newer.truncate(FLUSH_STEP_FIELDS);
+        }
         newer.sort_unstable_by_key(|&at| self.records[at].stamp);
         let fields = newer.into_iter().map(|at| {
             let is_author = self.records[at].author.is(session);

@@ -69,13 +69,14 @@ impl Document {
         self.records.iter().map(saved).collect()
     }
 
-    /// Fields that were written here, in this process, since the last flush: what other nodes cannot know yet. To be asked
-    /// right before [`Document::flush`].
+    /// Fields that were written here, in this process, and leave with the next [`Document::flush`]: what other nodes cannot
+    /// know yet. To be asked right before it.
     pub fn accepted(&self) -> Vec<SavedRecord> {
+        let until = self.flushed_until();
         let accepted = |at: &u32| {
             let record = &self.records[*at as usize];
             // A record that was taken over from elsewhere has no connection.
-            (record.author.for_all && record.author.session().is_some()).then_some(record)
+            (record.stamp <= until && record.author.for_all && record.author.session().is_some()).then_some(record)
         };
         let saved = |record: &Record| SavedRecord {
             deleted_at_ms: match record.is_live() {

@@ -25,31 +25,31 @@ pub enum JsonError {
 /// Checks a complete JSON text and returns its value without surrounding white space. One leading byte order mark is
 /// skipped (protocol §2.4).
 pub fn validate(bytes: &[u8]) -> Result<Raw<'_>, JsonError> {
-    check(bytes, |check| check.value(0))
+    check(bytes, |check, _| check.value(0))
 }
 
 /// Like [`validate`], and hands out the members of the object that the text is, in the same pass. What was handed out counts
 /// only if the whole text turns out to be valid; of a text that is no object nothing is handed out.
 pub fn validate_object<'a>(bytes: &'a [u8], mut member: impl FnMut(Key<'a>, Raw<'a>)) -> Result<Raw<'a>, JsonError> {
-    check(bytes, |check| match check.peek() {
-        Some(b'{') => {
-            let text = check.text;
-            check.object(1, |name, value| member(Key(&text[name]), Raw(&text[value])))
-        }
+    check(bytes, |check, text| match check.peek() {
+        Some(b'{') => check.object(1, |name, value| member(Key(&text[name]), Raw(&text[value]))),
         _ => check.value(0),
     })
 }
 
 fn check<'a>(
     bytes: &'a [u8],
-    value: impl FnOnce(&mut Check<'a>) -> Result<(), JsonError>,
+    value: impl FnOnce(&mut Check<'a>, &'a str) -> Result<(), JsonError>,
 ) -> Result<Raw<'a>, JsonError> {
     let text = simdutf8::basic::from_utf8(bytes).map_err(|_| JsonError::Utf8)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut check = Check { text, at: 0 };
+    let mut check = Check {
+        text: text.as_bytes(),
+        at: 0,
+    };
     check.space();
     let start = check.at;
-    value(&mut check)?;
+    value(&mut check, text)?;
     let end = check.at;
     check.space();
     if check.at != check.text.len() {
@@ -58,27 +58,28 @@ fn check<'a>(
     Ok(Raw(&text[start..end]))
 }
 
-struct Check<'a> {
-    text: &'a str,
-    at: usize,
+/// A text that is known to be UTF-8, and how far it has been read.
+pub(super) struct Check<'a> {
+    pub(super) text: &'a [u8],
+    pub(super) at: usize,
 }
 
 impl Check<'_> {
-    fn syntax(&self) -> JsonError {
+    pub(super) fn syntax(&self) -> JsonError {
         JsonError::Syntax(self.at)
     }
 
-    fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
     }
 
-    fn space(&mut self) {
+    pub(super) fn space(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
         }
     }
 
-    fn value(&mut self, depth: usize) -> Result<(), JsonError> {
+    pub(super) fn value(&mut self, depth: usize) -> Result<(), JsonError> {
         match self.peek() {
             Some(b'"') => self.string(),
             Some(b'{') => self.object(depth + 1, |_, _| {}),
@@ -92,7 +93,7 @@ impl Check<'_> {
     }
 
     fn literal(&mut self, word: &[u8]) -> Result<(), JsonError> {
-        if !self.text.as_bytes()[self.at..].starts_with(word) {
+        if !self.text[self.at..].starts_with(word) {
             return Err(self.syntax());
         }
         self.at += word.len();
@@ -172,7 +173,7 @@ impl Check<'_> {
     fn string(&mut self) -> Result<(), JsonError> {
         self.at += 1;
         loop {
-            self.at = string_content_end(self.text.as_bytes(), self.at);
+            self.at = string_content_end(self.text, self.at);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
@@ -184,7 +185,7 @@ impl Check<'_> {
         }
     }
 
-    fn escape(&mut self) -> Result<(), JsonError> {
+    pub(super) fn escape(&mut self) -> Result<(), JsonError> {
         self.at += 1;
         let digits = match self.peek() {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 0,

@@ -9,9 +9,11 @@
 
 mod grammar;
 mod scan;
+mod stepwise;
 mod write;
 
 pub use grammar::{DEPTH_MAX, JsonError, validate, validate_object};
+pub use stepwise::Steps;
 pub use write::{write_string, write_u64};
 
 use std::borrow::Cow;
@@ -33,6 +35,11 @@ impl<'a> Raw<'a> {
     /// The bytes of the value as its author wrote them.
     pub fn text(self) -> &'a str {
         self.0
+    }
+
+    /// Takes up a value of a text that was validated in another turn, without looking at it again.
+    pub(crate) fn from_kept(text: &'a str) -> Raw<'a> {
+        Raw(text)
     }
 
     fn first(self) -> u8 {
@@ -77,6 +84,14 @@ impl<'a> Raw<'a> {
         self.is_array().then_some(Elements {
             text: self.0,
             position: 1,
+        })
+    }
+
+    /// The elements of an array from a place on that [`Elements::position`] gave; `None` for other values.
+    pub(crate) fn elements_from(self, position: usize) -> Option<Elements<'a>> {
+        self.is_array().then_some(Elements {
+            text: self.0,
+            position: position.max(1),
         })
     }
 
@@ -295,6 +310,13 @@ impl<'a> Iterator for Members<'a> {
 pub struct Elements<'a> {
     text: &'a str,
     position: usize,
+}
+
+impl Elements<'_> {
+    /// How far the array has been read.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
 }
 
 impl<'a> Iterator for Elements<'a> {

@@ -2,7 +2,7 @@
 
 use super::kind::{BATCH_CODE_GO, Kind};
 use super::{Encoding, Fault};
-use crate::json::{self, Key, Raw};
+use crate::json::{self, Key, Raw, Steps};
 
 /// Bytes of the binary frame header: code, time stamp, payload length.
 pub const HEADER_BYTES: usize = 13;
@@ -158,10 +158,71 @@ impl<'a> Refused<'a> {
 
 /// Reads one WebSocket message: text, binary with JSON inside, or a binary frame (protocol §2.4).
 pub fn parse(bytes: &[u8], is_text: bool) -> Result<Message<'_>, Refused<'_>> {
-    if is_text || bytes.first() == Some(&b'{') {
-        parse_json(bytes)
+    parse_with(bytes, is_text, read_object)
+}
+
+/// [`parse`] with its most expensive part, the reading of the JSON object, in steps: for messages that would hold others up.
+#[derive(Debug)]
+pub struct LongParse {
+    is_text: bool,
+    /// `None`: it is not readable.
+    steps: Option<Steps>,
+}
+
+impl LongParse {
+    /// Begins with a message, which must be given again in every step.
+    pub fn begin(bytes: &[u8], is_text: bool) -> LongParse {
+        let json = match is_json(bytes, is_text) {
+            true => Some(bytes),
+            false => binary_payload(bytes),
+        };
+        LongParse {
+            is_text,
+            steps: json.and_then(|json| Steps::begin(json).ok()),
+        }
+    }
+
+    /// Reads about `bytes_max` further bytes (more than 0). Returns whether there is nothing more to read.
+    pub fn step(&mut self, bytes: &[u8], bytes_max: usize) -> bool {
+        let json = match is_json(bytes, self.is_text) {
+            true => Some(bytes),
+            false => binary_payload(bytes),
+        };
+        let (Some(json), Some(steps)) = (json, self.steps.as_mut()) else {
+            return true;
+        };
+        steps.step(json, bytes_max).unwrap_or_else(|_| {
+            self.steps = None;
+            true
+        })
+    }
+
+    /// What [`parse`] gives, once everything has been read.
+    pub fn finish<'a>(&self, bytes: &'a [u8]) -> Result<Message<'a>, Refused<'a>> {
+        parse_with(bytes, self.is_text, |json| {
+            let mut fields = Fields::default();
+            let body = self
+                .steps
+                .as_ref()?
+                .finish(json, |key, value| fields.set(key, value, true))?;
+            body.is_object().then_some((body, fields))
+        })
+    }
+}
+
+fn is_json(bytes: &[u8], is_text: bool) -> bool {
+    is_text || bytes.first() == Some(&b'{')
+}
+
+/// How a message's JSON object is read.
+trait ReadObject<'a>: FnOnce(&'a [u8]) -> Option<(Raw<'a>, Fields<'a>)> {}
+impl<'a, F: FnOnce(&'a [u8]) -> Option<(Raw<'a>, Fields<'a>)>> ReadObject<'a> for F {}
+
+fn parse_with<'a>(bytes: &'a [u8], is_text: bool, read: impl ReadObject<'a>) -> Result<Message<'a>, Refused<'a>> {
+    if is_json(bytes, is_text) {
+        parse_json(bytes, read)
     } else {
-        parse_binary(bytes)
+        parse_binary(bytes, read)
     }
 }
 
@@ -172,9 +233,9 @@ fn read_object(bytes: &[u8]) -> Option<(Raw<'_>, Fields<'_>)> {
     body.is_object().then_some((body, fields))
 }
 
-fn parse_json(bytes: &[u8]) -> Result<Message<'_>, Refused<'_>> {
+fn parse_json<'a>(bytes: &'a [u8], read: impl ReadObject<'a>) -> Result<Message<'a>, Refused<'a>> {
     let encoding = Encoding::Json;
-    let (body, mut fields) = read_object(bytes).ok_or_else(|| Refused::unreadable(encoding))?;
+    let (body, mut fields) = read(bytes).ok_or_else(|| Refused::unreadable(encoding))?;
     if let Some(payload) = fields.payload.filter(|payload| payload.is_object()) {
         fields.absorb(payload, false);
     }
@@ -199,16 +260,20 @@ fn parse_json(bytes: &[u8]) -> Result<Message<'_>, Refused<'_>> {
     })
 }
 
-fn parse_binary(bytes: &[u8]) -> Result<Message<'_>, Refused<'_>> {
+/// The JSON of a binary frame; `None` if the frame is cut short. Bytes behind it mean nothing.
+fn binary_payload(bytes: &[u8]) -> Option<&[u8]> {
+    let header = bytes.get(..HEADER_BYTES)?;
+    let length = u32::from_be_bytes([header[9], header[10], header[11], header[12]]);
+    bytes[HEADER_BYTES..].get(..usize::try_from(length).ok()?)
+}
+
+fn parse_binary<'a>(bytes: &'a [u8], read: impl ReadObject<'a>) -> Result<Message<'a>, Refused<'a>> {
     let encoding = Encoding::Binary;
     let unreadable = || Refused::unreadable(encoding);
-    let header = bytes.get(..HEADER_BYTES).ok_or_else(unreadable)?;
-    let code = header[0];
-    let length = u32::from_be_bytes([header[9], header[10], header[11], header[12]]);
-    let length = usize::try_from(length).map_err(|_| unreadable())?;
-    let payload = bytes[HEADER_BYTES..].get(..length).ok_or_else(unreadable)?;
+    let payload = binary_payload(bytes).ok_or_else(unreadable)?;
+    let code = bytes[0];
     let payload = if payload.is_empty() { b"{}" } else { payload };
-    let (body, fields) = read_object(payload).ok_or_else(unreadable)?;
+    let (body, fields) = read(payload).ok_or_else(unreadable)?;
     let named = fields.kind.and_then(Raw::string);
     let described = named.is_some();
     let named = named

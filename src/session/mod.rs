@@ -6,6 +6,7 @@
 
 pub mod chunks;
 pub mod deferred;
+pub mod long;
 pub mod outbox;
 pub mod rate;
 pub mod spares;
@@ -18,6 +19,7 @@ use crate::shard::context::AddressKey;
 use crate::websocket::Partial;
 use chunks::ChunkSets;
 use deferred::Deferred;
+use long::Long;
 use outbox::Outbox;
 use rate::TokenBucket;
 use std::net::IpAddr;
@@ -226,6 +228,8 @@ pub struct Extra {
     pub lagging: Vec<Lag>,
     /// Batches with elements for several documents that are not answered by all of them yet.
     pub split_writes: Vec<SplitWrite>,
+    /// A message that takes several turns; everything behind it waits.
+    pub long: Option<Box<Long>>,
     /// Raw bytes that were read but not looked at (paused or moving).
     pub unread: Vec<u8>,
 }
@@ -238,6 +242,7 @@ impl Extra {
             && self.chunks.is_empty()
             && self.lagging.is_empty()
             && self.split_writes.is_empty()
+            && self.long.is_none()
             && self.unread.is_empty()
     }
 }
@@ -299,12 +304,12 @@ impl Lag {
     }
 }
 
-/// A batch whose elements went to several documents.
+/// A batch whose elements went to several documents, or left in several turns.
 #[derive(Debug)]
 pub struct SplitWrite {
     /// Number given by the session's shard.
     pub ticket: u64,
-    /// Documents that have not answered.
+    /// Parts that homes have not answered, and one more while others may follow.
     pub remaining: usize,
     /// Whether any element was taken.
     pub accepted: bool,

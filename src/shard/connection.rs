@@ -225,6 +225,9 @@ impl Shard {
         if !session.flags.has(Flags::PAUSED) || session.outstanding >= OUTSTANDING_MAX {
             return;
         }
+        if session.extra.as_ref().is_some_and(|extra| extra.long.is_some()) {
+            return self.continue_long(slot);
+        }
         session.flags.clear(Flags::PAUSED);
         let mut unread = session
             .extra
@@ -402,7 +405,10 @@ impl Shard {
         self.unregister_client(slot);
         self.note_session_end(slot);
         if let Some(session) = self.sessions.remove(slot) {
-            self.context.partial_bytes_changed(partial_bytes(&session.partial), 0);
+            let long = session.extra.as_ref().and_then(|extra| extra.long.as_ref());
+            let long_bytes = long.map_or(0, |long| long.bytes());
+            self.context
+                .partial_bytes_changed(partial_bytes(&session.partial) + long_bytes, 0);
             self.metrics.ended += 1;
             if self.websocket_gone(&session) {
                 self.context.websockets_closed();

@@ -8,7 +8,7 @@ use super::mail::{
 };
 use super::{Due, Shard};
 use crate::ids::SessionRef;
-use crate::limits::{SNAPSHOT_WEIGHT_BYTES, TOMBSTONES_SENT_MAX};
+use crate::limits::{FLUSH_STEP_FIELDS, SNAPSHOT_WEIGHT_BYTES, TOMBSTONES_SENT_MAX};
 use crate::mutation::Mutation;
 use crate::protocol::Fault;
 use bytes::Bytes;
@@ -171,16 +171,25 @@ impl Shard {
         };
         let newer = shelf.fields.since(since, session);
         let incomplete = newer.is_none();
+        let more_from = newer
+            .as_ref()
+            .and_then(|newer| newer.get(FLUSH_STEP_FIELDS - 1))
+            .map(|last| last.stamp);
         let fields = FieldsFanOut {
             document: document.clone(),
             fields: newer.unwrap_or_default(),
             clock: shelf.fields.clock(),
         };
-        let text = if text { shelf.text_for(session) } else { None };
+        let text = if text && more_from.is_none() {
+            shelf.text_for(session)
+        } else {
+            None
+        };
         let caught_up = CaughtUp {
             session,
             fields,
             incomplete,
+            more_from,
             text,
         };
         self.post(session.shard(), Mail::CaughtUp(Box::new(caught_up)));
@@ -235,7 +244,11 @@ impl Shard {
             None => Vec::new(),
         };
         let fields = shelf.fields.flush(&limits);
-        if !accepted.is_empty() {
+        if shelf.fields.dirty() {
+            shelf.flush_scheduled = true;
+            self.library.changed.push(place);
+        }
+        if !accepted.is_empty() && !Mutation::ForgetOtherNodes.is_on() {
             self.publish_fields(place, accepted);
         }
         let Some(shelf) = self.library.at(place) else { return };

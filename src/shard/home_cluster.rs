@@ -13,6 +13,7 @@ use crate::cluster::BusEvent;
 use crate::document::counters::{SavedCounters, Total};
 use crate::json::Raw;
 use crate::limits::{ASSEMBLED_BYTES_MAX, ENVELOPE_BYTES_MAX};
+use crate::mutation::Mutation;
 use crate::peers::{
     Body, Count, CountedOperation, DigestRow, Envelope, News, Operations, Part, PresenceEntry, State, decode,
     decode_whole,
@@ -323,7 +324,10 @@ impl Shard {
     /// Until when what another node said of presence holds.
     fn presence_until_us(&self) -> u64 {
         let timeout_us = self.context.config.sync.awareness_timeout_ms.saturating_mul(1000);
-        self.now.mono_us.saturating_add(timeout_us)
+        match Mutation::KeepPresenceOfDeadNodes.is_on() {
+            true => u64::MAX,
+            false => self.now.mono_us.saturating_add(timeout_us),
+        }
     }
 
     fn take_state(&mut self, place: u32, node: u64, (epoch, sequence): (u64, u64), state: State) {

@@ -17,6 +17,7 @@ use super::{Due, Shard};
 use crate::cluster::BusRequest;
 use crate::document::counters::Total;
 use crate::limits::ENVELOPES_WAITING_MAX;
+use crate::mutation::Mutation;
 use crate::peers::{Body, Digest, DigestRow, Envelope, State};
 use crate::saved::Loaded;
 
@@ -439,7 +440,7 @@ impl Shard {
         let mut left = true;
         for chunk in places.chunks(ROWS_MAX) {
             let rows: Vec<DigestRow> = chunk.iter().filter_map(|place| self.row(*place, presence)).collect();
-            if !rows.is_empty() {
+            if !rows.is_empty() && !Mutation::ForgetDigests.is_on() {
                 self.metrics.nodes.digests += rows.len() as u64;
                 left &= self.announce(&Body::Digests(rows));
             }

@@ -11,6 +11,7 @@ use crate::awareness::Change;
 use crate::cluster::BusRequest;
 use crate::document::SavedRecord;
 use crate::document::counters::{CounterOperation, Total};
+use crate::mutation::Mutation;
 use crate::peers::{Body, Count, CountedOperation, Operations, PresenceEntry};
 use crate::saved::SavedText;
 
@@ -51,7 +52,9 @@ impl Shard {
             self.metrics.nodes.sent(body);
         } else {
             self.metrics.nodes.not_sent += 1;
-            self.announce_later(place);
+            if !Mutation::ForgetRefusedEnvelopes.is_on() {
+                self.announce_later(place);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use super::cluster::Outbound;
 use super::context::AddressKey;
 use super::library::{Text, refusal};
+use super::long_writes::is_long;
 use super::mail::{DocumentId, Mail, Refusal, RelayFanOut, Span, TextBody, TextFanOut, Write, WriteOp, Wrote};
 use super::requests::countable;
 use super::{Due, Shard};
@@ -28,7 +29,7 @@ pub(super) struct Relays {
     /// Relayed to the others, all other kinds.
     pub(super) others: Vec<u8>,
     /// Relayed to all, the author included.
-    all: Vec<u8>,
+    pub(super) all: Vec<u8>,
     /// What other nodes are told; `None` on a server of one node.
     pub(super) outbound: Option<Box<Outbound>>,
 }
@@ -65,6 +66,9 @@ impl Shard {
         if let Some(change) = adopted {
             self.publish_presence(place, &change);
         }
+        if write.ops.iter().any(is_long) {
+            return self.begin_long_write(write, joined);
+        }
         let mut refusals = Vec::new();
         let mut relays = Relays {
             outbound: self.cluster.as_ref().map(|_| Box::default()),
@@ -100,7 +104,13 @@ impl Shard {
         Ok(place)
     }
 
-    fn apply(&mut self, place: u32, write: &Write, op: &WriteOp, relays: &mut Relays) -> Result<(), Refusal> {
+    pub(super) fn apply(
+        &mut self,
+        place: u32,
+        write: &Write,
+        op: &WriteOp,
+        relays: &mut Relays,
+    ) -> Result<(), Refusal> {
         match op {
             WriteOp::Fields(map) => self.apply_map(place, write, map),
             WriteOp::Field {
@@ -390,7 +400,7 @@ impl Shard {
         }
     }
 
-    fn relay(&mut self, place: u32, author: SessionRef, relays: Relays) {
+    pub(super) fn relay(&mut self, place: u32, author: SessionRef, relays: Relays) {
         let Some(shelf) = self.library.at(place) else { return };
         let (document, shards) = (shelf.id.clone(), shelf.shards.clone());
         let kinds = [
@@ -457,11 +467,11 @@ fn commit(
     Ok(verdicts.filter(|verdict| *verdict == Verdict::Lost).count() as u64)
 }
 
-fn field_name<'a>(write: &'a Write, name: &Span) -> Cow<'a, str> {
+pub(super) fn field_name<'a>(write: &'a Write, name: &Span) -> Cow<'a, str> {
     crate::json::Key::from_validated(write.at(name)).decode()
 }
 
-fn value_bytes<'a>(write: &'a Write, value: Option<&Span>) -> &'a [u8] {
+pub(super) fn value_bytes<'a>(write: &'a Write, value: Option<&Span>) -> &'a [u8] {
     value.map_or(b"null", |value| write.at(value).as_bytes())
 }
 

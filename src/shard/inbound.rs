@@ -7,10 +7,10 @@ use crate::config::RateLimitMode;
 use crate::ids::{SessionRef, Slot};
 use crate::limits::{
     ANSWER_BACKLOG_BYTES, DEFERRED_THROTTLED_BYTES_MAX, DEFERRED_THROTTLED_MESSAGES_MAX,
-    DEFERRED_UNAUTHENTICATED_BYTES_MAX, DEFERRED_UNAUTHENTICATED_MESSAGES_MAX, THROTTLED_FULL_US, THROTTLED_PAUSE_US,
-    THROTTLED_REFUSALS_MAX,
+    DEFERRED_UNAUTHENTICATED_BYTES_MAX, DEFERRED_UNAUTHENTICATED_MESSAGES_MAX, LONG_MESSAGE_BYTES, THROTTLED_FULL_US,
+    THROTTLED_PAUSE_US, THROTTLED_REFUSALS_MAX,
 };
-use crate::protocol::{Encoding, Fault, Kind, Message, Style, parse};
+use crate::protocol::{Encoding, Fault, Kind, Message, Refused, Style, parse};
 use crate::session::deferred::OwnedMessage;
 use crate::session::{Flags, Stage};
 
@@ -20,13 +20,16 @@ impl Shard {
         if self.is_behind_others(slot) {
             return self.message_behind_others(slot, bytes, is_text);
         }
+        if bytes.len() > LONG_MESSAGE_BYTES && self.begin_long(slot, bytes, is_text, false, None) {
+            return Next::Continue;
+        }
         self.handle(slot, bytes, is_text, false)
     }
 
     /// Whether messages wait, so that a new one must wait behind them.
     fn is_behind_others(&self, slot: Slot) -> bool {
         let extra = self.sessions.at(slot).and_then(|session| session.extra.as_ref());
-        extra.is_some_and(|extra| !extra.deferred.is_empty())
+        extra.is_some_and(|extra| !extra.deferred.is_empty() || extra.long.is_some())
     }
 
     /// A message while others wait. Those that need no turn are handled at once, `auth` before authentication among
@@ -36,6 +39,9 @@ impl Shard {
             .sessions
             .at(slot)
             .is_some_and(|session| session.flags.has(Flags::AUTHENTICATED));
+        if authenticated && bytes.len() > LONG_MESSAGE_BYTES {
+            return self.wait_behind(slot, bytes, is_text);
+        }
         match parse(bytes, is_text) {
             Ok(message) if is_free(message.kind) || (!authenticated && message.kind == Kind::Auth) => {
                 self.handle(slot, bytes, is_text, false)
@@ -53,7 +59,21 @@ impl Shard {
             self.refuse(slot, None, &Fault::too_large(bytes.len(), soft_max.max(batch_max)));
             return Next::Continue;
         }
-        let message = match parse(bytes, is_text) {
+        self.handle_parsed(slot, parse(bytes, is_text), bytes, is_text, paid)
+    }
+
+    /// [`Shard::handle`] from where the message has been read on.
+    pub(super) fn handle_parsed(
+        &mut self,
+        slot: Slot,
+        parsed: Result<Message<'_>, Refused<'_>>,
+        bytes: &[u8],
+        is_text: bool,
+        paid: bool,
+    ) -> Next {
+        let limits = &self.context.config.limits;
+        let (soft_max, batch_max) = (to_usize(limits.message_bytes_max), to_usize(limits.batch_bytes_max));
+        let message = match parsed {
             Ok(message) => message,
             Err(refused) => {
                 self.learn_encoding(slot, refused.encoding, false);
@@ -350,7 +370,8 @@ impl Shard {
             let Some(session) = self.sessions.at_mut(slot) else {
                 return Next::Continue;
             };
-            if session.stage != Stage::Open || !session.flags.has(Flags::AUTHENTICATED) {
+            let is_busy = session.extra.as_ref().is_some_and(|extra| extra.long.is_some());
+            if session.stage != Stage::Open || !session.flags.has(Flags::AUTHENTICATED) || is_busy {
                 return Next::Continue;
             }
             let Some(message) = session.extra.as_mut().and_then(|extra| extra.deferred.pop()) else {
@@ -363,12 +384,17 @@ impl Shard {
                 }
                 return Next::Continue;
             }
-            let free = message.paid || parse(&message.bytes, message.is_text).is_ok_and(|parsed| is_free(parsed.kind));
+            let is_long = message.bytes.len() > LONG_MESSAGE_BYTES;
+            let free = message.paid
+                || !is_long && parse(&message.bytes, message.is_text).is_ok_and(|parsed| is_free(parsed.kind));
             if !free && !self.take_token(slot) {
                 if let Some(session) = self.sessions.at_mut(slot) {
                     session.extra().deferred.push_front(message);
                 }
                 self.schedule_rate_wake(slot);
+                return Next::Continue;
+            }
+            if is_long && self.begin_long(slot, &message.bytes, message.is_text, true, None) {
                 return Next::Continue;
             }
             let next = self.handle(slot, &message.bytes, message.is_text, true);
@@ -380,8 +406,10 @@ impl Shard {
     }
 
     fn reject_over_rate(&mut self, slot: Slot, bytes: &[u8], is_text: bool) {
-        let id = parse(bytes, is_text)
-            .ok()
+        // Whoever is too fast is not worth the time it takes to read a long message.
+        let message = (bytes.len() <= LONG_MESSAGE_BYTES).then(|| parse(bytes, is_text));
+        let id = message
+            .and_then(Result::ok)
             .and_then(|message| message.fields.request_id());
         self.refuse(slot, id, &Fault::RATE_LIMITED);
         let Some(session) = self.sessions.at_mut(slot) else {
@@ -405,6 +433,6 @@ fn needs_no_authentication(kind: Kind) -> bool {
     is_free(kind) || matches!(kind, Kind::Auth | Kind::Connect | Kind::Disconnect)
 }
 
-fn to_usize(bytes: u64) -> usize {
+pub(super) fn to_usize(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }

@@ -114,6 +114,7 @@ impl Shard {
             session,
             fields,
             incomplete,
+            more_from,
             text,
         } = caught_up;
         let Some(slot) = self.sessions.find(session) else {
@@ -131,6 +132,16 @@ impl Shard {
         };
         if !incomplete && !extra.lagging[at].is_covered() {
             extra.lagging[at].asked = None;
+            if self.is_drained_for_catch_up(slot) {
+                self.ask_catch_up(slot);
+            }
+            return;
+        }
+        if let Some(since) = more_from.filter(|_| !Mutation::SkipCatchUp.is_on()) {
+            let lag = &mut extra.lagging[at];
+            (lag.since, lag.asked) = (since, None);
+            self.send_own_variant(slot, &fields);
+            // Nothing may have been queued, and then nothing will be reported as sent.
             if self.is_drained_for_catch_up(slot) {
                 self.ask_catch_up(slot);
             }

@@ -318,6 +318,8 @@ pub struct CaughtUp {
     pub fields: FieldsFanOut,
     /// Deletions of that time have been forgotten: only a fresh connection can be brought up to date.
     pub incomplete: bool,
+    /// There may be more, newer than this stamp: to be asked for when this has left.
+    pub more_from: Option<u64>,
     pub text: Option<TextBody>,
 }
 

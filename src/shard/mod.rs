@@ -34,6 +34,8 @@ mod http;
 mod inbound;
 mod lagging;
 mod library;
+mod long_messages;
+mod long_writes;
 pub mod mail;
 mod metrics;
 mod node_metrics;
@@ -102,6 +104,10 @@ pub struct Shard {
     effects: Vec<ShardEffect>,
     /// Slots whose requests have been answered, to be read again.
     resumable: Vec<Slot>,
+    /// Connections with a message that takes several turns, each once.
+    long: VecDeque<SessionRef>,
+    /// Writes to documents here that take several turns, the first of them under way.
+    long_writes: VecDeque<long_writes::LongWrite>,
     /// Slots that got something to send since the last turn.
     writable: Vec<Slot>,
     /// Sessions that more was to be sent to than may wait; closed at the end of the turn.
@@ -160,6 +166,8 @@ impl Shard {
             local: VecDeque::new(),
             effects: Vec::new(),
             resumable: Vec::new(),
+            long: VecDeque::new(),
+            long_writes: VecDeque::new(),
             writable: Vec::new(),
             slow: Vec::new(),
             encoder: Encoder::default(),
@@ -374,6 +382,7 @@ impl Handler for Shard {
             self.deliver_local();
         }
         self.resume_answered();
+        self.run_long();
         self.run_sweep();
         self.flush_changed();
         self.deliver_local();
@@ -391,7 +400,9 @@ impl Handler for Shard {
             || !self.writable.is_empty()
             || !self.resumable.is_empty()
             || !self.slow.is_empty()
-            || !self.local.is_empty();
+            || !self.local.is_empty()
+            || !self.long.is_empty()
+            || !self.long_writes.is_empty();
         if due || self.library.has_changed() || self.has_ripe() {
             return Some(self.now.mono_us);
         }
@@ -412,7 +423,7 @@ impl Handler for Shard {
     }
 
     fn is_drained(&self) -> bool {
-        self.draining && self.sessions.is_empty() && !self.has_unsaved()
+        self.draining && self.sessions.is_empty() && self.long_writes.is_empty() && !self.has_unsaved()
     }
 }
 

@@ -184,7 +184,7 @@ impl Shard {
     }
 
     /// One document's part of a batch is done; the last one sends the acknowledgement.
-    fn part_wrote(&mut self, slot: Slot, ticket: u64, accepted: bool, unstored: bool) {
+    pub(super) fn part_wrote(&mut self, slot: Slot, ticket: u64, accepted: bool, unstored: bool) {
         let Some(session) = self.sessions.at_mut(slot) else {
             return;
         };
@@ -196,8 +196,10 @@ impl Shard {
         split.accepted |= accepted;
         split.unstored |= unstored;
         split.remaining -= 1;
-        if split.remaining > 0 {
-            return;
+        match split.remaining {
+            0 => {}
+            1 => return self.continue_long(slot),
+            _ => return,
         }
         let split = extra.split_writes.swap_remove(at);
         session.trim();

@@ -2,13 +2,14 @@
 //! its home (docs/protocol.md §5.6, §5.7, §15).
 
 use super::connection::Next;
+use super::long_writes::is_long;
 use super::mail::{DocumentId, Mail, Span, Write, WriteOp};
 use super::requests::message_id_of;
 use super::sending::Details;
 use super::{Due, Shard};
 use crate::ids::{SessionRef, Slot};
 use crate::json::Raw;
-use crate::limits::{CHUNK_SET_IDLE_US, CLIENT_ID_BYTES_MAX, ELEMENT_ERRORS_MAX};
+use crate::limits::{CHUNK_SET_IDLE_US, CLIENT_ID_BYTES_MAX, ELEMENT_ERRORS_MAX, LONG_MESSAGE_BYTES};
 use crate::protocol::{Fault, Fields, Kind, Message, Style, parse};
 use crate::session::chunks::Chunk;
 use crate::session::{ClientId, Flags, SplitWrite, Subscription};
@@ -18,14 +19,16 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-type Ops = SmallVec<[WriteOp; 1]>;
+pub(super) type Ops = SmallVec<[WriteOp; 1]>;
 
 /// Finds places in a message's text.
 #[derive(Clone, Copy)]
-struct Places<'a> {
-    text: &'a str,
+pub(super) struct Places<'a> {
+    pub(super) text: &'a str,
 }
 
+/// Length of a member of a large map, for a first guess at how many there are.
+const FIELD_BYTES_GUESSED: usize = 32;
 /// Up to so many names of a map are compared one by one; more go into a table.
 const COMPARED_NAMES_MAX: usize = 8;
 
@@ -35,12 +38,12 @@ impl<'a> Places<'a> {
     }
 
     /// The place of a slice of the text.
-    fn of(self, part: &str) -> Span {
+    pub(super) fn of(self, part: &str) -> Span {
         let start = part.as_ptr() as usize - self.text.as_ptr() as usize;
         start as u32..(start + part.len()) as u32
     }
 
-    fn of_raw(self, part: Option<Raw<'_>>) -> Option<Span> {
+    pub(super) fn of_raw(self, part: Option<Raw<'_>>) -> Option<Span> {
         part.map(|part| self.of(part.text()))
     }
 
@@ -54,6 +57,7 @@ impl<'a> Places<'a> {
                 fields.iter().position(|(known, _)| self.at(known) == name.escaped())
             } else {
                 if seen.is_empty() {
+                    seen.reserve(map.text().len() / FIELD_BYTES_GUESSED);
                     seen.extend(fields.iter().enumerate().map(|(at, (known, _))| (self.at(known), at)));
                 }
                 seen.get(name.escaped()).copied()
@@ -129,13 +133,50 @@ impl<'a> Places<'a> {
     }
 }
 
-/// What a write message has in common for all its documents.
-struct Common<'a> {
-    fields: &'a Fields<'a>,
-    places: Places<'a>,
-    is_batch: bool,
-    count: u32,
-    ticket: Option<u64>,
+/// What a write message has in common for all its documents; the ids as places in the text that goes with it.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) id: Option<Span>,
+    pub(super) message_id: Option<Span>,
+    pub(super) is_batch: bool,
+    pub(super) count: u32,
+    pub(super) ticket: Option<u64>,
+}
+
+/// Elements of a batch, sorted by document.
+pub(super) struct Sorted {
+    document: DocumentId,
+    /// For the batch's own document.
+    pub(super) ops: Ops,
+    /// For documents that elements name.
+    pub(super) elsewhere: Vec<(DocumentId, Ops)>,
+    positions: HashMap<DocumentId, usize>,
+    /// Elements so far, ignored ones included.
+    pub(super) count: u32,
+    /// Elements that name a document which may not be written.
+    pub(super) refused: usize,
+}
+
+impl Sorted {
+    /// Nothing yet; `count` and `refused` go on from earlier elements of the batch.
+    pub(super) fn new(document: DocumentId, count: u32, refused: usize) -> Sorted {
+        Sorted {
+            document,
+            ops: Ops::new(),
+            elsewhere: Vec::new(),
+            positions: HashMap::new(),
+            count,
+            refused,
+        }
+    }
+}
+
+impl Sorted {
+    /// Whether a home takes several turns for any of them.
+    pub(super) fn is_long(&self) -> bool {
+        let elsewhere = self.elsewhere.iter().flat_map(|(_, ops)| ops);
+        self.ops.iter().chain(elsewhere).any(is_long)
+    }
 }
 
 impl Shard {
@@ -161,13 +202,16 @@ impl Shard {
         } else if let Some(map) = fields.changes.filter(filled) {
             ops.push(places.map(map));
         }
-        let common = Common {
-            fields,
-            places,
+        let mut common = Common {
+            id: places.of_raw(fields.request_id()),
+            message_id: places.of_raw(message_id_of(fields)),
             is_batch: false,
             count: 1,
             ticket: None,
         };
+        if ops.iter().any(is_long) {
+            common.ticket = Some(self.begin_waiting(slot, document.clone(), fields, 1, None));
+        }
         self.post_write(slot, session, document, message.body.text().into(), ops, &common);
     }
 
@@ -182,50 +226,68 @@ impl Shard {
         let places = Places {
             text: message.body.text(),
         };
-        let mut ops = Ops::new();
-        let mut elsewhere: Vec<(DocumentId, Ops)> = Vec::new();
-        let mut positions: HashMap<DocumentId, usize> = HashMap::new();
-        let mut count = 0;
-        let mut refused = 0;
+        if message.body.text().len() > LONG_MESSAGE_BYTES {
+            return self.begin_writing(slot, document, &message.fields);
+        }
+        let id = message.fields.request_id();
+        let mut sorted = Sorted::new(document.clone(), 0, 0);
         for element in message.fields.deltas.and_then(Raw::elements).into_iter().flatten() {
-            let index = count;
-            count += 1;
-            let fields = Fields::read(element);
-            self.learn_writer(slot, &fields);
-            let Some(op) = places.element(element, &fields, index) else {
-                self.metrics.elements_ignored += 1;
-                continue;
-            };
-            let other = fields
-                .document()
-                .and_then(Raw::string)
-                .filter(|id| **id != *document && !id.is_empty());
-            if other.is_none() {
-                ops.push(op);
-                continue;
-            }
-            if let Some(other) = self.writable_elsewhere(slot, &fields, message.fields.request_id(), &mut refused) {
-                let position = *positions.entry(other.clone()).or_insert(elsewhere.len());
-                if position == elsewhere.len() {
-                    elsewhere.push((other, Ops::new()));
-                }
-                elsewhere[position].1.push(op);
-            }
+            self.sort_element(slot, element, places, id, &mut sorted);
         }
         let mut common = Common {
-            fields: &message.fields,
-            places,
+            id: places.of_raw(id),
+            message_id: places.of_raw(message_id_of(&message.fields)),
             is_batch: true,
-            count,
+            count: sorted.count,
             ticket: None,
         };
-        if !elsewhere.is_empty() {
-            common.ticket = Some(self.split_write(slot, &document, elsewhere.len() + 1, &common));
+        let parts = sorted.elsewhere.len() + 1;
+        if sorted.is_long() {
+            let (fields, count) = (&message.fields, Some(sorted.count));
+            common.ticket = Some(self.begin_waiting(slot, document.clone(), fields, parts, count));
+        } else if parts > 1 {
+            let ack = self.encode_ack(slot, &document, id, message_id_of(&message.fields), Some(sorted.count));
+            common.ticket = Some(self.split_write(slot, parts, ack));
         }
         let text: Arc<str> = message.body.text().into();
-        self.post_write(slot, session, document, text.clone(), ops, &common);
-        for (document, ops) in elsewhere {
+        self.post_write(slot, session, document, text.clone(), sorted.ops, &common);
+        for (document, ops) in sorted.elsewhere {
             self.post_write(slot, session, document, text.clone(), ops, &common);
+        }
+    }
+
+    /// Puts an element of a batch to those of its document.
+    pub(super) fn sort_element(
+        &mut self,
+        slot: Slot,
+        element: Raw<'_>,
+        places: Places<'_>,
+        id: Option<Raw<'_>>,
+        sorted: &mut Sorted,
+    ) {
+        let index = sorted.count;
+        sorted.count += 1;
+        let fields = Fields::read(element);
+        self.learn_writer(slot, &fields);
+        let Some(op) = places.element(element, &fields, index) else {
+            self.metrics.elements_ignored += 1;
+            return;
+        };
+        let other = fields
+            .document()
+            .and_then(Raw::string)
+            .filter(|id| **id != *sorted.document && !id.is_empty());
+        if other.is_none() {
+            sorted.ops.push(op);
+            return;
+        }
+        if let Some(other) = self.writable_elsewhere(slot, &fields, id, &mut sorted.refused) {
+            let elsewhere = &mut sorted.elsewhere;
+            let position = *sorted.positions.entry(other.clone()).or_insert(elsewhere.len());
+            if position == elsewhere.len() {
+                elsewhere.push((other, Ops::new()));
+            }
+            elsewhere[position].1.push(op);
         }
     }
 
@@ -258,14 +320,14 @@ impl Shard {
         None
     }
 
-    fn post_write(
+    pub(super) fn post_write(
         &mut self,
         slot: Slot,
         session: SessionRef,
         document: DocumentId,
         text: Arc<str>,
         ops: Ops,
-        common: &Common<'_>,
+        common: &Common,
     ) {
         let Some(entry) = self.sessions.at(slot) else { return };
         let audience = self.audiences.find(&document);
@@ -284,8 +346,8 @@ impl Shard {
             ops,
             subscribe,
             is_batch: common.is_batch,
-            id: common.places.of_raw(common.fields.request_id()),
-            message_id: common.places.of_raw(message_id_of(common.fields)),
+            id: common.id.clone(),
+            message_id: common.message_id.clone(),
             count: common.count,
             ticket: common.ticket,
             client,
@@ -297,17 +359,10 @@ impl Shard {
         self.post(home, Mail::Write(Box::new(write)));
     }
 
-    /// Prepares the one acknowledgement of a batch that goes to several documents.
-    fn split_write(&mut self, slot: Slot, document: &DocumentId, remaining: usize, common: &Common<'_>) -> u64 {
+    /// Prepares the one acknowledgement of a batch that goes out in `remaining` parts.
+    pub(super) fn split_write(&mut self, slot: Slot, remaining: usize, ack: Vec<u8>) -> u64 {
         self.tickets += 1;
         let ticket = self.tickets;
-        let ack = self.encode_ack(
-            slot,
-            document,
-            common.fields.request_id(),
-            message_id_of(common.fields),
-            Some(common.count),
-        );
         if let Some(session) = self.sessions.at_mut(slot) {
             session.extra().split_writes.push(SplitWrite {
                 ticket,
@@ -387,6 +442,10 @@ impl Shard {
         match self.collect_chunk(slot, &message.fields) {
             Some(None) => Next::Continue,
             Some(Some(whole)) => {
+                let chunked = Some(id.map(|id| id.text().into()));
+                if whole.len() > LONG_MESSAGE_BYTES && self.begin_long(slot, &whole, false, true, chunked) {
+                    return Next::Continue;
+                }
                 let batch = parse(&whole, false).is_ok_and(|inner| inner.kind == Kind::DeltaBatch);
                 if !batch {
                     self.refuse(slot, id, &Fault::INVALID_CHUNK);

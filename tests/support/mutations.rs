@@ -1,44 +1,62 @@
 //! The check of the checks: a simulation is run once for every deliberate breakage (`synckit_server::mutation`), in a
 //! process of its own, and must fail within a stated number of seeds.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use synckit_server::mutation::{self, ALL, Mutation};
 
-/// Seeds within which each of them must be noticed; the simulation plays each with every number of shards.
-const SEEDS_MAX: u64 = 20;
-/// What this simulation does not notice, within 40 seeds: a hole in its checks, to be closed there. The document's own
-/// simulation, the text suites and the tests over a real database look at these promises instead.
-const UNNOTICED: [Mutation; 3] = [
-    Mutation::IgnoreMergedRow,
-    Mutation::ForgetTextEcho,
-    Mutation::ForgetTheWinner,
+/// Those that only several nodes can notice; all others are for the shards of one.
+const OF_NODES: [Mutation; 8] = [
+    Mutation::SkipGapRepair,
+    Mutation::CountRepetitions,
+    Mutation::CountTwice,
+    Mutation::ForgetDigests,
+    Mutation::IgnoreEpochChange,
+    Mutation::ForgetOtherNodes,
+    Mutation::ForgetRefusedEnvelopes,
+    Mutation::KeepPresenceOfDeadNodes,
 ];
+/// What no test of this kind notices within 60 seeds, because something else makes up for it before everybody must agree: the
+/// digests of documents that changed lately and the sweep over all of them, and the states they lead to.
+const UNNOTICED: [Mutation; 2] = [Mutation::ForgetRefusedEnvelopes, Mutation::IgnoreEpochChange];
 /// What is broken, by its name in [`Mutation`]. Set for the child processes; by hand it shows what a breakage looks like.
 const VARIABLE: &str = "SIM_MUTATION";
 
 /// Breaks this process if it was started to be broken.
 pub fn choose_from_environment() {
     let Ok(name) = std::env::var(VARIABLE) else { return };
-    let found = ALL.into_iter().find(|mutation| format!("{mutation:?}") == name);
+    let found = ALL.iter().copied().find(|mutation| format!("{mutation:?}") == name);
     mutation::choose(Some(
         found.unwrap_or_else(|| panic!("{VARIABLE}={name} is none of {ALL:?}")),
     ));
 }
 
-/// Runs these tests of this very binary with every breakage, and fails if they pass with one.
-pub fn every_one_is_noticed(tests: &[&str]) {
+/// Whether this process is broken on purpose; `SIM_SEED` set by hand means that somebody wants to see how.
+pub fn is_chosen() -> bool {
+    std::env::var_os(VARIABLE).is_some() && std::env::var_os("SIM_SEED").is_none()
+}
+
+/// Runs these tests of this very binary with every breakage of one node's shards, or of several nodes, and fails if they
+/// pass with one for so many seeds.
+pub fn every_one_is_noticed(of_nodes: bool, seeds_max: u64, tests: &[&str]) {
+    let here: Vec<Mutation> = ALL
+        .iter()
+        .copied()
+        .filter(|mutation| OF_NODES.contains(mutation) == of_nodes && !UNNOTICED.contains(mutation))
+        .collect();
     let next = AtomicUsize::new(0);
     let survivors: Vec<Mutation> = std::thread::scope(|scope| {
         let work = || {
             let mut survivors = Vec::new();
-            while let Some(mutation) = ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if UNNOTICED.contains(mutation) {
-                    continue;
-                }
-                match tests.iter().find_map(|test| notice(*mutation, test)) {
+            while let Some(mutation) = here.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match tests.iter().find_map(|test| notice(*mutation, seeds_max, test)) {
                     Some(how) => println!("{mutation:?}: {how}"),
-                    None => survivors.push(*mutation),
+                    None => {
+                        println!("{mutation:?}: not noticed");
+                        survivors.push(*mutation);
+                    }
                 }
             }
             survivors
@@ -51,16 +69,16 @@ pub fn every_one_is_noticed(tests: &[&str]) {
     });
     assert!(
         survivors.is_empty(),
-        "not noticed within {SEEDS_MAX} seeds: {survivors:?}"
+        "not noticed within {seeds_max} seeds: {survivors:?}"
     );
 }
 
 /// How the test fails with this breakage; `None` if it passes.
-fn notice(mutation: Mutation, test: &str) -> Option<String> {
+fn notice(mutation: Mutation, seeds_max: u64, test: &str) -> Option<String> {
     let output = Command::new(std::env::current_exe().expect("this binary"))
         .args(["--exact", test, "--nocapture"])
         .env(VARIABLE, format!("{mutation:?}"))
-        .env("SIM_SEEDS", SEEDS_MAX.to_string())
+        .env("SIM_SEEDS", seeds_max.to_string())
         .env("RUST_BACKTRACE", "0")
         .env_remove("SIM_SEED")
         .stdin(Stdio::null())

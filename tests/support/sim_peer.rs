@@ -112,6 +112,8 @@ pub struct Peer {
     close_sent: bool,
     serial: u64,
     presence_clock: u64,
+    /// How far its wall clock is off, in milliseconds.
+    clock_error_ms: f64,
     dice: Dice,
     /// What was said before the upgrade was confirmed.
     waiting: Vec<u8>,
@@ -141,6 +143,7 @@ impl Peer {
             close_sent: false,
             serial: 0,
             presence_clock: 0,
+            clock_error_ms: [0.0, -4_000.0, 0.0, 900.0, -90_000.0][(seed as usize + number) % 5],
             dice: Dice::new(seed ^ (number as u64) << 32),
             waiting: Vec::new(),
         }
@@ -405,7 +408,7 @@ impl Peer {
         self.unacknowledged.insert(message_id.clone(), written);
         match self.kind {
             Kind::Sdk => {
-                let time = world.now.unix_ms as f64 + self.dice.below(400) as f64 - 200.0;
+                let time = world.now.unix_ms as f64 + self.clock_error_ms + self.dice.below(400) as f64 - 200.0;
                 let (id, text) = (self.id.clone(), value.to_string());
                 let element = self.copy(document).sdk.edit(field, &text, time);
                 let delta = json!({"type": "set", "documentId": document, "field": field, "value": value,
@@ -457,7 +460,10 @@ impl Peer {
         let message_id = self.fresh("count");
         let (amount, id) = ((1 + self.dice.below(9)) as f64, self.id.clone());
         let signed = if self.dice.percent(30) { -amount } else { amount };
-        self.count_as(world, document, (&id, &message_id), signed);
+        // Sometimes sent again, because the acknowledgement was slow to come; it counts once.
+        for _ in 0..1 + u32::from(self.dice.percent(20)) {
+            self.count_as(world, document, (&id, &message_id), signed);
+        }
         self.copy(document).counted += signed;
         signed
     }
@@ -488,6 +494,40 @@ impl Peer {
         } else {
             let letter = char::from(b'a' + word as u8);
             text.insert(at % (shown + 1), &letter.to_string().repeat(count));
+        }
+        self.send_text(world, document);
+    }
+
+    /// Writes the shared field of that number.
+    pub fn write_contested(&mut self, world: &mut World, document: &str, number: usize) {
+        let value = json!(self.fresh("v"));
+        self.write(world, document, &format!("s{number}"), value, false);
+    }
+
+    /// Its wall clock is slow from now on.
+    pub fn slow_down(&mut self) {
+        self.clock_error_ms = -90_000.0;
+    }
+
+    /// Comes back and sends the text it had, without asking for the document first: writing subscribes as well.
+    pub fn speak_first(&mut self, world: &mut World, document: &str) {
+        self.copy(document).stand = Stand::In;
+        self.send_text(world, document);
+    }
+
+    /// A word near the beginning of the text, or a part of it deleted, so that edits meet.
+    pub fn type_word(&mut self, world: &mut World, document: &str) {
+        if self.kind == Kind::Goc || !self.is_in(document) {
+            return;
+        }
+        let (at, letter) = (self.dice.below(10), char::from(b'a' + self.dice.below(26) as u8));
+        let (length, delete) = (2 + self.dice.below(8), self.dice.percent(20));
+        let text = &mut self.copy(document).text;
+        let shown = text.visible.len();
+        if delete && shown > 0 {
+            text.delete(at % shown, length / 2);
+        } else {
+            text.insert(at % (shown + 1), &letter.to_string().repeat(length));
         }
         self.send_text(world, document);
     }

@@ -4,6 +4,7 @@
 use super::mesh::Dice;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use synckit_server::document::SavedRecord;
 use synckit_server::ids::ShardId;
 use synckit_server::saved::{Answer, Loaded, Request, RowFacts, Stored, StoredRow, decode, encode};
 use synckit_server::shard::{StorageFacts, StorageLink};
@@ -23,6 +24,8 @@ pub struct SimulatedStorage {
     pub commits: usize,
     pub conflicts: usize,
     pub loads: usize,
+    /// What other servers wrote into rows: document, field, value. Each field once.
+    pub written_by_others: Vec<(String, String, String)>,
 }
 
 impl SimulatedStorage {
@@ -35,6 +38,7 @@ impl SimulatedStorage {
             commits: 0,
             conflicts: 0,
             loads: 0,
+            written_by_others: Vec::new(),
         }
     }
 
@@ -149,10 +153,32 @@ impl SimulatedStorage {
         }
     }
 
-    /// Another server writes the row, without changing what it says.
+    /// Another server writes a field of its own into the row.
     fn touch(&mut self, id: &str) {
-        if let Some(row) = self.table.get_mut(id) {
-            row.0 += 1;
+        let number = self.written_by_others.len();
+        let Some(row) = self.table.get_mut(id) else { return };
+        let mut document = decode(&row.1, RowFacts::default()).expect("a row written here");
+        let (field, value) = (format!("other{number}"), format!("\"{number}\""));
+        row.0 += 1;
+        // Another process of this kind may have been here.
+        if document
+            .records
+            .iter()
+            .any(|record| record.key.trim_matches('"') == field)
+        {
+            return;
         }
+        document.clock += 1;
+        document.records.push(SavedRecord {
+            key: format!("\"{field}\"").into(),
+            value: Some(value.as_bytes().into()),
+            timestamp_ms: document.clock,
+            lam: document.clock,
+            writer: None,
+            own: 0,
+            deleted_at_ms: 0,
+        });
+        row.1 = encode(id, "another", &document);
+        self.written_by_others.push((id.to_owned(), field, value));
     }
 }

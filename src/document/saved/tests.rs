@@ -51,7 +51,7 @@ fn apply(document: &mut Document, writes: &[(u8, u8, u16, u8)]) {
 fn record() -> impl Strategy<Value = SavedRecord> {
     let value = prop::option::of((0..3u8).prop_map(|value| Arc::from(value.to_string().as_bytes())));
     let writer = prop::option::of((0..2u8).prop_map(|writer| Arc::from(format!("w{writer}"))));
-    let number = || prop_oneof![0..3u64, Just(CLOCK_VALUE_MAX), any::<u64>()];
+    let number = || prop_oneof![0..3u64, Just(CLOCK_KEPT_MAX), any::<u64>()];
     (0..3u8, value, number(), number(), writer, number(), number()).prop_map(
         |(field, value, timestamp_ms, lam, writer, own, deleted)| SavedRecord {
             key: super::super::json_key(&format!("f{field}")),
