@@ -225,9 +225,7 @@ fn wrong_with(person: &Person, truth: &Shown) -> Option<String> {
 
 /// Everybody who has been told everything has counted the same: no less than was acknowledged, no more than was said.
 fn miscounted(people: &[&Person]) -> Option<String> {
-    let Some(first) = people.iter().find(|person| person.stayed) else {
-        return None;
-    };
+    let first = people.iter().find(|person| person.stayed)?;
     let other = people
         .iter()
         .find(|person| person.stayed && person.counted != first.counted);
