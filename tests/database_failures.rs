@@ -18,6 +18,8 @@ fn server(postgres: &Postgres) -> ServerBuilder {
         .env("DATABASE_URL", postgres.url())
         .env("SYNCKIT_METRICS_PUBLIC", true)
         .env("SYNCKIT_MAX_MESSAGES_PER_MINUTE", 0)
+        // On a busy machine a client may be left alone for a long time.
+        .without_heartbeats()
 }
 
 fn ready(server: &Server) -> bool {
@@ -421,6 +423,7 @@ fn a_full_disk_refuses_writes_until_there_is_room_again() {
         .env("DATABASE_URL", file.url())
         .env("SYNCKIT_METRICS_PUBLIC", true)
         .env("SYNCKIT_MAX_MESSAGES_PER_MINUTE", 0)
+        .without_heartbeats()
         .start();
     let mut writer = Client::connect(&server, Dialect::Json);
     writer.write_acked("d", json!({"before": "x".repeat(100_000)}));
