@@ -122,6 +122,8 @@ pub const PARTS_MAX: u32 = 64;
 pub const ASSEMBLED_BYTES_MAX: usize = 256 << 20;
 /// Longest name of a node.
 pub const NODE_ID_BYTES_MAX: usize = 64;
-/// Envelopes about a document that are kept while it is being loaded, and their bytes; beyond it they are dropped, and a
-/// repair makes up for them.
+/// Envelopes about a document that are kept while it is being loaded; beyond it they are dropped, and a repair makes up for
+/// them.
 pub const ENVELOPES_WAITING_MAX: usize = 256;
+/// The same in bytes, exceeded by the last one at most.
+pub const ENVELOPES_WAITING_BYTES_MAX: usize = 32 << 20;

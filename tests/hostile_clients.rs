@@ -50,7 +50,7 @@ fn total_connections(server: &Server) -> u64 {
 fn slow_handshakes_cost_little_and_are_closed_in_time() {
     let _alone = alone();
     const PEERS: usize = 400;
-    let mut server = Server::start();
+    let mut server = unthrottled();
     let watch = Watch::over(&server);
     let head = b"GET /ws HTTP/1.1\r\nHost: slow\r\nUpgrade: websocket\r\nX-Filler: ";
     let mut peers: Vec<TcpStream> = (0..PEERS)

@@ -697,8 +697,9 @@ fn a_batch_said_at_two_nodes_counts_once() {
             seen.counts += 1;
         }
         run.bus.faults = Faults::default();
-        // Questions that nobody could answer are asked again after up to four seconds.
-        run.settle(20 * DIGEST_INTERVAL_MS * 1000);
+        // Whoever lost all that a node said of a batch, while equal accounts came from a third one, hears of it with the
+        // round over all documents.
+        run.settle(SWEEP_US + 20 * DIGEST_INTERVAL_MS * 1000);
         let held: Vec<_> = run
             .worlds
             .iter()
@@ -720,8 +721,13 @@ fn a_batch_said_at_two_nodes_counts_once() {
             }
         }
     }
-    let seen = play_all(0..number("SIM_SEEDS").unwrap_or(SEEDS) / 10, play);
-    assert!(seen.taken_back > 20, "no node took anything back: {seen:?}");
+    let seeds = match number("SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SIM_SEEDS").unwrap_or(SEEDS) / 10,
+    };
+    let whole = number("SIM_SEED").is_none();
+    let seen = play_all(seeds, play);
+    assert!(!whole || seen.taken_back > 20, "no node took anything back: {seen:?}");
 }
 
 /// The check of the checks among nodes.

@@ -339,7 +339,8 @@ pub struct Throughput {
     /// Connections that write.
     #[arg(long, visible_alias = "conns", default_value_t = 50, value_parser = count())]
     pub connections: u32,
-    /// Documents they write to, in turn.
+    /// Documents they write to. With more than one per connection each writes its share in turn, and measuring begins
+    /// when all of them exist.
     #[arg(long, default_value_t = 50, value_parser = count())]
     pub documents: u32,
     /// Changes of each connection that wait for their acknowledgement at one time.

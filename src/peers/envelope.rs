@@ -27,6 +27,8 @@ pub struct Envelope {
     pub epoch: u64,
     /// For a change: its number, from 1. For everything else about a document: the number of the last change before it.
     pub sequence: u64,
+    /// Its length as it came.
+    pub bytes: usize,
     /// What it says.
     pub body: Body,
 }
@@ -253,6 +255,7 @@ pub fn decode_whole(bytes: &[u8]) -> Result<Envelope, Refused> {
         node: node.into(),
         epoch: number("epoch").unwrap_or(0),
         sequence: number("seq").unwrap_or(0),
+        bytes: bytes.len(),
         body,
     })
 }

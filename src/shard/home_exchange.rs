@@ -16,7 +16,7 @@ use super::storehouse::Arrival;
 use super::{Due, Shard};
 use crate::cluster::BusRequest;
 use crate::document::counters::Total;
-use crate::limits::ENVELOPES_WAITING_MAX;
+use crate::limits::{ENVELOPES_WAITING_BYTES_MAX, ENVELOPES_WAITING_MAX};
 use crate::mutation::Mutation;
 use crate::peers::{Body, Digest, DigestRow, Envelope, State};
 use crate::saved::Loaded;
@@ -167,7 +167,9 @@ impl Shard {
         };
         let answered = loading.arrival == Arrival::Asking && matches!(envelope.body, Body::State(_));
         let is_question = matches!(envelope.body, Body::Want { .. });
-        if !is_question && loading.envelopes.len() < ENVELOPES_WAITING_MAX {
+        let bytes: usize = loading.envelopes.iter().map(|(_, envelope)| envelope.bytes).sum();
+        let has_room = loading.envelopes.len() < ENVELOPES_WAITING_MAX && bytes < ENVELOPES_WAITING_BYTES_MAX;
+        if !is_question && has_room {
             loading.envelopes.push((node, envelope));
         }
         if answered {

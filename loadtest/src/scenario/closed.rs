@@ -1,20 +1,27 @@
 //! Scenarios that measure what a message costs: throughput in closed loops, fan-out from one publisher.
 
 use super::{acknowledged, delivered, group};
-use crate::control::Activity;
+use crate::control::{Activity, Writing};
 use crate::layout::Layout;
 use crate::options::{Fanout, Throughput};
 use crate::result::RunResult;
 use crate::run::{Prepared, Run};
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use std::time::Duration;
 
-/// `throughput`.
+/// How long it may take until every document has been written once.
+const FILL_PATIENCE: Duration = Duration::from_secs(300);
+
+/// `throughput`. With more documents than connections, each connection writes its share of them in turn.
 ///
 /// # Errors
 /// No connection became ready; a worker failed; the server's process has ended.
 pub fn throughput(options: &Throughput, prepared: Prepared) -> Result<RunResult> {
     let mut writers = group("write", options.connections, options.documents);
-    writers.followed_writers = options.connections.div_ceil(writers.documents);
+    let documents_each = options.documents / options.connections;
+    if documents_each <= 1 {
+        writers.followed_writers = options.connections.div_ceil(writers.documents);
+    }
     writers.fields = options.shape.fields;
     let layout = Layout {
         spread: vec![writers],
@@ -30,7 +37,23 @@ pub fn throughput(options: &Throughput, prepared: Prepared) -> Result<RunResult>
     let workers = run.spread.clone();
     run.open(workers.clone(), options.connections)?;
     let in_flight = options.in_flight;
-    run.act(workers, 0, &Activity::Closed { in_flight }, options.shape.into())?;
+    let writing = Writing {
+        documents_each,
+        documents_apart: options.connections,
+        ..options.shape.into()
+    };
+    run.act(workers, 0, &Activity::Closed { in_flight }, writing)?;
+    if documents_each > 1 {
+        // What a document costs when it is made is not what a change of it costs.
+        run.phase("fill");
+        let documents = u64::from(options.documents);
+        ensure!(
+            run.watch(FILL_PATIENCE, |tally| tally.acked >= documents)?,
+            "the server did not take a change to each of {documents} documents within {} s; a connection that may not \
+             have {documents_each} documents (SYNCKIT_MAX_SUBSCRIPTIONS, 1000) gets no further",
+            FILL_PATIENCE.as_secs()
+        );
+    }
     run.result.headline_latency = Some("ack".to_owned());
     run.measure(options.timing, acknowledged, None)?;
     run.finish()
