@@ -1,9 +1,12 @@
 //! Operations the server passes on without interpreting them (docs/protocol.md §12): counters exactly once and only to
-//! others, set operations to everybody in one order, rich text formatting and old text operations to the others.
+//! others, set operations to everybody in one order, rich text formatting and old text operations to the others. What was
+//! counted and stored is not counted again after a `kill -9`.
 
 use test_support as support;
 
 use serde_json::{Value, json};
+use std::time::Duration;
+use support::database::{Postgres, SqliteFile};
 use support::{Client, Dialect, Message, Server};
 
 fn subscriber(server: &Server, document: &str) -> Client {
@@ -78,6 +81,49 @@ fn counters_reach_the_others_exactly_once() {
         json!([counter("c", "ann", "increment", 5), counter("c", "ann", "decrement", 2)]),
     );
     assert_eq!(elements(&bob.drain()), Vec::<Value>::new());
+}
+
+/// A client that never heard the answer says its batch again, and the server it says it to knows it from the row.
+fn a_stored_batch_counts_once(url: &str, stored: &mut dyn FnMut() -> String) {
+    let start = || Server::with().env("DATABASE_URL", url).start();
+    let mut server = start();
+    let mut ann = subscriber(&server, "c");
+    let three = json!([counter("c", "ann", "increment", 3)]);
+    batch(&mut ann, "c", "a1", three.clone());
+    server.signal("KILL");
+    server.wait_exit(Duration::from_secs(20)).expect("it is killed");
+    let server = start();
+    let (mut ann, mut bob) = (subscriber(&server, "c"), subscriber(&server, "c"));
+    batch(&mut ann, "c", "a1", three);
+    batch(&mut ann, "c", "a2", json!([counter("c", "ann", "increment", 4)]));
+    assert_eq!(
+        total(&elements(&bob.drain())),
+        4,
+        "what was counted is not counted again"
+    );
+    let row: Value = serde_json::from_str(&stored()).expect("JSON");
+    assert_eq!(row["meta"]["counter"]["clients"]["ann"], json!([7.0, 0.0]), "{row}");
+}
+
+#[test]
+fn a_batch_said_again_after_a_crash_counts_once_over_sqlite() {
+    let file = SqliteFile::new();
+    a_stored_batch_counts_once(&file.url(), &mut || {
+        let database = rusqlite::Connection::open(file.path()).expect("the file");
+        let row = database.query_row("SELECT state FROM documents WHERE id = 'c'", [], |row| row.get(0));
+        row.expect("the document's row")
+    });
+}
+
+#[test]
+fn a_batch_said_again_after_a_crash_counts_once_over_postgresql() {
+    let postgres = Postgres::start();
+    a_stored_batch_counts_once(&postgres.url(), &mut || {
+        let row = postgres
+            .connect()
+            .query_one("SELECT state::text FROM documents WHERE id = 'c'", &[]);
+        row.expect("the document's row").get(0)
+    });
 }
 
 #[test]

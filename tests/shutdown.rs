@@ -46,7 +46,6 @@ fn what_was_acknowledged_reaches_the_subscribers_first() {
         let status = server.wait_exit(Duration::from_secs(15)).expect("it ends");
         assert_eq!(status.code(), Some(0), "after SIG{signal}");
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-        assert!(TcpStream::connect(server.address()).is_err(), "nobody listens any more");
     }
 }
 

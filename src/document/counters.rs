@@ -2,8 +2,10 @@
 //!
 //! Receivers add blindly, so every operation must be relayed exactly once. A batch that arrives twice is recognised by
 //! (client id, message id, element) for ten minutes. Totals per client id are kept for inspection. Both are bounded: the
-//! oldest operations are forgotten first, and clients beyond the bound share one total.
+//! oldest operations are forgotten first, and clients beyond the bound share one total. The newest operations are stored with
+//! the totals they are in, so that a batch said again after a crash counts once too.
 
+use crate::clock::Now;
 use crate::mutation::Mutation;
 use hashbrown::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
@@ -14,6 +16,13 @@ const REMEMBERED_MS: u64 = 10 * 60 * 1000;
 
 /// Operations remembered per document (about 4 MiB).
 const REMEMBERED_MAX: usize = 65_536;
+
+/// The newest operations that are stored with the totals. Those a client may say again after a crash are the ones it has no
+/// answer for yet.
+const STORED_MAX: usize = 256;
+
+/// The same in a row that several servers wrote. Which ones a merge drops beyond it must not depend on the order of merging.
+pub const STORED_MERGED_MAX: usize = 4 * STORED_MAX;
 
 /// Clients with a total of their own.
 const CLIENTS_MAX: usize = 10_000;
@@ -68,6 +77,28 @@ pub struct SavedCounters {
     pub totals: Vec<(Box<str>, Total)>,
     /// Of all others together.
     pub others: Total,
+    /// Operations in these totals that might be said again.
+    pub recent: RecentOperations,
+}
+
+/// The newest operations, as they are stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RecentOperations {
+    /// When the last one was counted, in Unix milliseconds. The others are remembered as long as that one.
+    pub counted_ms: u64,
+    /// What they are recognised by, in ascending order.
+    pub fingerprints: Vec<u128>,
+}
+
+impl RecentOperations {
+    /// What two copies remember, at most [`STORED_MERGED_MAX`].
+    pub fn merge(&mut self, other: RecentOperations) {
+        self.fingerprints.extend(other.fingerprints);
+        self.fingerprints.sort_unstable();
+        self.fingerprints.dedup();
+        self.fingerprints.truncate(STORED_MERGED_MAX);
+        self.counted_ms = self.counted_ms.max(other.counted_ms);
+    }
 }
 
 impl Total {
@@ -167,7 +198,7 @@ impl Counters {
         )
     }
 
-    /// The totals, to be stored.
+    /// The totals, without operations.
     pub fn saved(&self) -> SavedCounters {
         let mut totals: Vec<_> = self
             .totals
@@ -178,10 +209,41 @@ impl Counters {
         SavedCounters {
             totals,
             others: self.others,
+            recent: RecentOperations::default(),
         }
     }
 
-    /// Takes over what was stored.
+    /// The newest operations, to be stored with the totals.
+    pub fn recent(&self, now: Now) -> RecentOperations {
+        let Some((newest_ms, _)) = self.order.back() else {
+            return RecentOperations::default();
+        };
+        let surplus = self.order.len().saturating_sub(STORED_MAX);
+        let kept = self.order.iter().skip(surplus);
+        let kept = kept.filter(|(at_ms, _)| at_ms + REMEMBERED_MS >= now.mono_ms());
+        let mut fingerprints: Vec<u128> = kept.map(|(_, fingerprint)| fingerprint & !COUNTED_HERE).collect();
+        fingerprints.sort_unstable();
+        RecentOperations {
+            counted_ms: now.unix_ms.saturating_sub(now.mono_ms().saturating_sub(*newest_ms)),
+            fingerprints,
+        }
+    }
+
+    /// Operations that were stored with totals merged here are not counted again.
+    pub fn recall(&mut self, recent: &RecentOperations, now: Now) {
+        let age_ms = now.unix_ms.saturating_sub(recent.counted_ms);
+        if age_ms > REMEMBERED_MS {
+            return;
+        }
+        let at_ms = now.mono_ms().saturating_sub(age_ms);
+        for fingerprint in &recent.fingerprints {
+            if !self.knows(*fingerprint) {
+                self.remember(at_ms, fingerprint & !COUNTED_HERE);
+            }
+        }
+    }
+
+    /// Takes over totals that were stored.
     pub fn merge(&mut self, saved: &SavedCounters) {
         for (client, total) in &saved.totals {
             self.total_mut(client).merge(*total);
@@ -303,6 +365,45 @@ mod tests {
             Counted::Fresh
         );
         assert_eq!(counters.order.len(), 1);
+    }
+
+    #[test]
+    fn what_was_stored_is_recognised_until_its_time_is_over() {
+        let at = |seconds: u64| Now {
+            mono_us: seconds * 1_000_000,
+            unix_ms: 1_700_000_000_000 + seconds * 1000,
+        };
+        let mut before = Counters::default();
+        for element in 0..300 {
+            assert_eq!(
+                before.apply(at(50).mono_ms(), increment("a", "m1", element)),
+                Counted::Fresh
+            );
+        }
+        let recent = before.recent(at(60));
+        assert_eq!(recent.fingerprints.len(), STORED_MAX);
+        assert_eq!(recent.counted_ms, at(50).unix_ms);
+        // Another process, whose monotonic clock begins anew.
+        let later = |seconds: u64| Now {
+            mono_us: seconds * 1_000_000,
+            unix_ms: at(60 + seconds).unix_ms,
+        };
+        let mut after = Counters::default();
+        after.merge(&before.saved());
+        after.recall(&recent, later(1));
+        after.recall(&recent, later(2));
+        let now_ms = later(3).mono_ms();
+        assert_eq!(after.apply(now_ms, increment("a", "m1", 299)), Counted::Repeated);
+        assert_eq!(
+            after.apply(now_ms, increment("a", "m1", 0)),
+            Counted::Fresh,
+            "beyond the bound"
+        );
+        assert_eq!(after.apply(now_ms, increment("a", "m2", 0)), Counted::Fresh);
+        assert_eq!(after.order.len(), STORED_MAX + 2);
+        let mut much_later = Counters::default();
+        much_later.recall(&recent, later(REMEMBERED_MS / 1000));
+        assert!(!much_later.remembers());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! The decoder takes nothing for granted: whoever can reach the bus can publish anything. It never panics, takes memory
 //! in proportion to its input only, and refuses what it does not understand whole.
 
-use crate::document::counters::{SavedCounters, Total};
+use crate::document::counters::{RecentOperations, SavedCounters, Total};
 use crate::document::sets::{SavedElement, is_canonical};
 use crate::document::{CLOCK_KEPT_MAX, SavedRecord, is_tombstone, json_key};
 use crate::json::{Raw, validate};
@@ -492,6 +492,7 @@ fn counters(members: &Members<'_>) -> Result<SavedCounters, Refused> {
     Ok(SavedCounters {
         totals,
         others: others.ok_or(Refused::Malformed("others"))?,
+        recent: RecentOperations::default(),
     })
 }
 

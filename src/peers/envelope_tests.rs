@@ -114,7 +114,7 @@ fn body() -> impl Strategy<Value = Body> {
             .collect();
         let counters = SavedCounters {
             totals,
-            others: Total::default(),
+            ..SavedCounters::default()
         };
         let document = SavedDocument {
             clock,

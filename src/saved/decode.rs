@@ -6,7 +6,7 @@
 
 use super::exact::{name_of, value_of};
 use super::{SavedDocument, SavedText};
-use crate::document::counters::{SavedCounters, Total};
+use crate::document::counters::{RecentOperations, STORED_MERGED_MAX, SavedCounters, Total};
 use crate::document::sets::{SavedElement, is_canonical};
 use crate::document::{CLOCK_KEPT_MAX, SavedRecord, is_tombstone, json_key};
 use crate::json::{Raw, validate};
@@ -200,6 +200,25 @@ fn counters(meta: &Members<'_>) -> Option<SavedCounters> {
     Some(SavedCounters {
         totals,
         others: total(counter.get("others")),
+        recent: recent(counter.get("recent")).unwrap_or_default(),
+    })
+}
+
+/// Nothing if it is not as this server writes it.
+fn recent(raw: Option<&Raw<'_>>) -> Option<RecentOperations> {
+    let mut items = raw?.elements()?;
+    let counted_ms = items.next()?.integer()?;
+    let digits = items.next()?.string()?;
+    if !digits.is_ascii() || digits.len() > 32 * STORED_MERGED_MAX {
+        return None;
+    }
+    let fingerprints = digits.as_bytes().chunks(32).map(|one| {
+        let one = str::from_utf8(one).ok().filter(|one| one.len() == 32)?;
+        u128::from_str_radix(one, 16).ok()
+    });
+    Some(RecentOperations {
+        counted_ms,
+        fingerprints: fingerprints.collect::<Option<_>>()?,
     })
 }
 

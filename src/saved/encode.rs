@@ -116,7 +116,8 @@ fn write_set(row: &mut Row, document: &SavedDocument) {
     });
 }
 
-/// `"counter": {"clients": {client id: [increments, decrements]}, "others": [increments, decrements]}`.
+/// `"counter": {"clients": {client id: [increments, decrements]}, "others": [increments, decrements], "recent": [when the last
+/// operation was counted, 32 hexadecimal digits for each]}`; `recent` only if there are any.
 fn write_counters(row: &mut Row, document: &SavedDocument) {
     let Some(counters) = &document.counters else { return };
     row.member(b",\"counter\":{\"clients\":");
@@ -126,6 +127,15 @@ fn write_counters(row: &mut Row, document: &SavedDocument) {
     });
     row.member(b",\"others\":");
     write_total(row, &counters.others);
+    if !counters.recent.fingerprints.is_empty() {
+        row.member(b",\"recent\":[");
+        write_u64(&mut row.0, counters.recent.counted_ms);
+        row.member(b",\"");
+        for fingerprint in &counters.recent.fingerprints {
+            row.member(format!("{fingerprint:032x}").as_bytes());
+        }
+        row.member(b"\"]");
+    }
     row.member(b"}");
 }
 

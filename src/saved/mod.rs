@@ -114,6 +114,7 @@ fn merge_by_key<T>(ours: &mut Vec<T>, theirs: Vec<T>, key: impl Fn(&T) -> Arc<st
 
 fn merge_counters(ours: &mut SavedCounters, theirs: SavedCounters) {
     ours.others.merge(theirs.others);
+    ours.recent.merge(theirs.recent);
     for (client, total) in theirs.totals {
         match ours.totals.binary_search_by(|known| known.0.cmp(&client)) {
             Ok(at) => ours.totals[at].1.merge(total),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::document::counters::Total;
+use crate::document::counters::{RecentOperations, Total};
 use crate::document::{CLOCK_VALUE_MAX, json_key};
 use crate::text::TextLimits;
 use proptest::prelude::*;
@@ -89,12 +89,22 @@ fn counters() -> impl Strategy<Value = SavedCounters> {
             decrements: f64::from(decrements),
         })
     };
-    (prop::collection::btree_map(name(), total(), 0..3), total()).prop_map(|(totals, others)| SavedCounters {
+    let recent =
+        (number(), prop::collection::btree_set(any::<u128>(), 0..4)).prop_map(|(counted_ms, found)| match found {
+            none if none.is_empty() => RecentOperations::default(),
+            some => RecentOperations {
+                counted_ms,
+                fingerprints: some.into_iter().collect(),
+            },
+        });
+    let totals = prop::collection::btree_map(name(), total(), 0..3);
+    (totals, total(), recent).prop_map(|(totals, others, recent)| SavedCounters {
         totals: totals
             .into_iter()
             .map(|(client, total)| (client.into(), total))
             .collect(),
         others,
+        recent,
     })
 }
 

@@ -233,7 +233,7 @@ impl Shard {
         let before = shelf.counters.get_or_insert_default().account(&count.account);
         let saved = SavedCounters {
             totals: vec![(count.account.clone(), count.total)],
-            others: Total::default(),
+            ..SavedCounters::default()
         };
         let more = shelf.count_others(&saved);
         if more.is_empty() {

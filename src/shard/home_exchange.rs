@@ -385,7 +385,8 @@ impl Shard {
 
     /// Tells the others everything.
     fn tell(&mut self, place: u32) {
-        let now_us = self.now.mono_us;
+        let now = self.now;
+        let now_us = now.mono_us;
         let digest = self.digest_of(place);
         let Some(shelf) = self.library.at(place) else { return };
         let Some(shared) = &mut shelf.shared else { return };
@@ -395,7 +396,7 @@ impl Shard {
         }
         (shared.tell_us, shared.told_us) = (0, now_us);
         let counted = shared.counted.iter().copied().collect();
-        let document = shelf.saved();
+        let document = shelf.saved(now);
         self.metrics.nodes.answers += 1;
         self.publish(
             place,

@@ -210,7 +210,8 @@ impl Shard {
         if !self.context.document_added() {
             return Err(Fault::documents(self.context.config.limits.documents_max));
         }
-        let (unix_ms, now_us) = (self.now.unix_ms, self.now.mono_us);
+        let now = self.now;
+        let (unix_ms, now_us) = (now.unix_ms, now.mono_us);
         let place = self.add_document(document);
         let Some(shelf) = self.library.at(place) else {
             return Ok(());
@@ -230,7 +231,9 @@ impl Shard {
             });
         }
         if let Some(counters) = &saved.counters {
-            shelf.counters.get_or_insert_default().merge(counters);
+            let ours = shelf.counters.get_or_insert_default();
+            ours.merge(counters);
+            ours.recall(&counters.recent, now);
         }
         let counted_bytes = shelf.memory_bytes();
         shelf.durable = Some(Box::new(Durable {

@@ -9,7 +9,9 @@ use super::storehouse::{
     AUDIT_ENTRIES_MAX, PATIENCE_US, QUEUE_FULL_US, REFUSED_US, TEXT_AUDIT_US, UnderWay, WITHHELD_BYTES_MAX, Withheld,
 };
 use super::{Due, Shard};
+use crate::clock::Now;
 use crate::config::Durability;
+use crate::document::counters::SavedCounters;
 use crate::document::sets::SavedElement;
 use crate::document::{Write, is_tombstone};
 use crate::ids::{SessionRef, ShardId};
@@ -224,12 +226,13 @@ impl Shard {
     }
 
     fn store_of(&mut self, place: u32) -> Option<Box<Store>> {
-        let (now_us, shard) = (self.now.mono_us, self.id);
+        let (now, shard) = (self.now, self.id);
+        let now_us = now.mono_us;
         let storehouse = self.storehouse.as_deref_mut()?;
         storehouse.serial += 1;
         let serial = storehouse.serial;
         let shelf = self.library.at(place)?;
-        let content = shelf.saved();
+        let content = shelf.saved(now);
         let durable = shelf.durable.as_mut()?;
         durable.listed = false;
         durable.under_way = Some(UnderWay {
@@ -381,7 +384,7 @@ impl Shard {
 
     /// Merges what others know of a document and tells the listeners what is new. Returns whether anything is.
     pub(super) fn merge_document(&mut self, place: u32, other: SavedDocument) -> bool {
-        let unix_ms = self.now.unix_ms;
+        let now = self.now;
         let Some(shelf) = self.library.at(place) else {
             return false;
         };
@@ -398,11 +401,12 @@ impl Shard {
         let mut counted = Vec::new();
         if let Some(counters) = &other.counters {
             counted = shelf.count_others(counters);
+            shelf.counters.get_or_insert_default().recall(&counters.recent, now);
         }
         let text_changed = other.text.is_some_and(|text| shelf.merge_text(text));
         let changed = fields_changed || text_changed || !elements.is_empty() || !counted.is_empty();
         if changed {
-            shelf.modified_ms = unix_ms;
+            shelf.modified_ms = now.unix_ms;
         }
         if fields_changed {
             self.schedule_flush(place);
@@ -495,7 +499,7 @@ fn connection_name(session: SessionRef) -> Box<str> {
 
 impl Shelf {
     /// All that is stored of the document.
-    pub(super) fn saved(&self) -> SavedDocument {
+    pub(super) fn saved(&self, now: Now) -> SavedDocument {
         SavedDocument {
             clock: self.fields.clock(),
             records: self.fields.saved_records(),
@@ -504,7 +508,10 @@ impl Shelf {
                 timestamp: text.timestamp,
             }),
             set: self.set.as_ref().map(|set| set.saved()).unwrap_or_default(),
-            counters: self.counters.as_ref().map(|counters| counters.saved()),
+            counters: self.counters.as_ref().map(|counters| SavedCounters {
+                recent: counters.recent(now),
+                ..counters.saved()
+            }),
         }
     }
 }

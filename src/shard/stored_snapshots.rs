@@ -88,11 +88,12 @@ impl Shard {
     }
 
     fn new_snapshot(&mut self, document: &str) -> Option<SnapshotAsk> {
+        let now = self.now;
         let shelf = self.library.shelf(document).filter(|shelf| shelf.has_content())?;
         Some(SnapshotAsk::Add(Box::new(NewSnapshot {
             id: uuid_v4(),
             document: shelf.id.clone(),
-            content: shelf.saved(),
+            content: shelf.saved(now),
         })))
     }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 const MEDIAN_MS_MAX: f64 = 200.0;
 /// Pause between two changes.
 const PACE: Duration = Duration::from_millis(4);
-/// Memory that was freed goes back to the kernel when the allocator next looks, which takes it a few seconds.
-const ALLOCATOR_PATIENCE: Duration = Duration::from_secs(20);
+/// What is under way, connections that end for instance, may take so long to be over.
+const SETTLING: Duration = Duration::from_secs(10);
 
 /// A writer and a reader of one document, and the server's memory from before.
 pub struct Watch {
@@ -60,7 +60,7 @@ impl Watch {
     /// above what it held before, and that nobody had to wait.
     pub fn finish(self, server: &mut Server, attack: &str, kib_max: u64) {
         let at_once = self.grown_kib(server);
-        let deadline = Instant::now() + ALLOCATOR_PATIENCE;
+        let deadline = Instant::now() + SETTLING;
         let mut held = at_once;
         while held > kib_max && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(100));
