@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+// A sanitizer sees what an allocator of its own hides from it.
+#[cfg(not(feature = "system-allocator"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

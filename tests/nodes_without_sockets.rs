@@ -1,6 +1,6 @@
 //! Several nodes behave as one, whatever the bus between them does: real shards of two to four nodes with simulated clock,
 //! mesh, sockets, bus and, in half of the runs, one simulated database for all. The bus delays, loses, repeats and reorders
-//! envelopes, refuses them when its queue is full, and goes away for some nodes; nodes crash and start again; clients of all
+//! envelopes, refuses them while its queue is full, and goes away for some nodes; nodes crash and start again; clients of all
 //! four kinds write, count, come back at other nodes. When the faults have stopped and digests went round, everybody must
 //! agree: clients of every node, late joiners at every node, counters, presence, and the database with what was
 //! acknowledged.
@@ -14,6 +14,8 @@ mod frame;
 mod mesh;
 #[path = "support/mutations.rs"]
 mod mutations;
+#[path = "support/node_histories.rs"]
+mod node_histories;
 #[path = "support/sdk_model.rs"]
 #[allow(dead_code, reason = "each test file uses its part")]
 mod sdk_model;
@@ -54,6 +56,8 @@ struct Seen {
     repeated: usize,
     crashes: usize,
     interruptions: usize,
+    refused: usize,
+    formatted: usize,
     counts: usize,
     taken_back: usize,
 }
@@ -69,6 +73,8 @@ struct Run {
     shards: u16,
     lives: u64,
     crashes: bool,
+    /// Queues are full for a while.
+    refuses: bool,
     digest_interval_ms: u64,
     /// What was counted by acknowledged operations, and by all.
     counts: usize,
@@ -102,6 +108,7 @@ impl Run {
             shards,
             lives: 0,
             crashes: seed.is_multiple_of(3),
+            refuses: seed % 4 == 3,
             digest_interval_ms,
             counts: 0,
             counted: BTreeMap::new(),
@@ -272,6 +279,11 @@ impl Run {
                 let node = self.dice.below(self.worlds.len());
                 self.crash(node);
                 seen.crashes += 1;
+            }
+            3 if self.refuses => {
+                let node = self.dice.below(self.worlds.len());
+                let us = [10_000, 500_000, 5_000_000][self.dice.below(3)];
+                self.bus.refuse(node, now_us + us);
             }
             _ => {}
         }
@@ -501,11 +513,20 @@ fn simulate(seed: u64, seen: &mut Seen) {
     seen.delivered += run.bus.delivered;
     seen.lost += run.bus.lost;
     seen.repeated += run.bus.repeated;
+    seen.refused += run.bus.refused();
     run.agree_with_the_database();
 }
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// One of so many of the seeds of an ordinary run, or the one that was asked for.
+fn seeds_by(divisor: u64) -> std::ops::Range<u64> {
+    match number("SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SIM_SEEDS").unwrap_or(SEEDS) / divisor,
+    }
 }
 
 fn play_all(seeds: std::ops::Range<u64>, play: fn(u64, &mut Seen)) -> Seen {
@@ -528,15 +549,12 @@ fn play_all(seeds: std::ops::Range<u64>, play: fn(u64, &mut Seen)) -> Seen {
 
 #[test]
 fn all_nodes_agree_after_any_history() {
-    let seeds = match number("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SIM_SEEDS").unwrap_or(SEEDS),
-    };
+    let seeds = seeds_by(1);
     let whole = number("SIM_SEED").is_none() && seeds.end >= SEEDS;
     let seen = play_all(seeds, simulate);
     if whole {
         let all = seen.writes > 1000 && seen.delivered > 10_000 && seen.lost > 100 && seen.repeated > 100;
-        let all = all && seen.crashes > 10 && seen.interruptions > 10 && seen.counts > 100;
+        let all = all && seen.crashes > 10 && seen.interruptions > 10 && seen.refused > 100 && seen.counts > 100;
         assert!(all, "the simulation does not reach what it is for: {seen:?}");
     }
     for seed in SEEDS_WITH_HISTORY {
@@ -651,11 +669,7 @@ fn counters_count_every_operation_once() {
         }
         seen.counts += run.counts;
     }
-    let seeds = match number("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SIM_SEEDS").unwrap_or(SEEDS) / 4,
-    };
-    play_all(seeds, play);
+    play_all(seeds_by(4), play);
     for seed in COUNTER_SEEDS {
         play_all(seed..seed + 1, play);
     }
@@ -721,13 +735,27 @@ fn a_batch_said_at_two_nodes_counts_once() {
             }
         }
     }
-    let seeds = match number("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SIM_SEEDS").unwrap_or(SEEDS) / 10,
-    };
     let whole = number("SIM_SEED").is_none();
-    let seen = play_all(seeds, play);
+    let seen = play_all(seeds_by(10), play);
     assert!(!whole || seen.taken_back > 20, "no node took anything back: {seen:?}");
+}
+
+/// What a node's full queue did not take, changes, questions and answers alike, is made up for with the next digests after
+/// it takes something again, and not only by the round over all documents.
+#[test]
+fn what_a_full_queue_refuses_is_made_up_for_soon() {
+    let whole = number("SIM_SEED").is_none();
+    let seen = play_all(seeds_by(4), node_histories::queues_are_full_for_a_while);
+    assert!(!whole || seen.refused > 100, "nothing was refused: {seen:?}");
+}
+
+/// A node that lost count of a document, because it unloaded it or started again under the name it had, begins anew, and
+/// the others do not take its first changes for old ones: what no state holds reaches everybody once.
+#[test]
+fn a_document_made_anew_is_heard_from_its_first_change() {
+    let whole = number("SIM_SEED").is_none();
+    let seen = play_all(seeds_by(10), node_histories::a_node_begins_anew);
+    assert!(!whole || seen.formatted > 20, "nothing was formatted: {seen:?}");
 }
 
 /// The check of the checks among nodes.
@@ -739,6 +767,8 @@ fn every_deliberate_breakage_is_noticed() {
         &[
             "a_gap_is_repaired_without_digests",
             "counters_count_every_operation_once",
+            "what_a_full_queue_refuses_is_made_up_for_soon",
+            "a_document_made_anew_is_heard_from_its_first_change",
             "all_nodes_agree_after_any_history",
         ],
     );

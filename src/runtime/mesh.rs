@@ -1,12 +1,13 @@
 //! Mail between the shards, and from other threads to a shard.
 //!
-//! Each shard has one mailbox: a queue behind a mutex that senders append a whole batch to and the shard empties with
-//! one swap. A doorbell (eventfd) is rung only when the shard sleeps, and only by the sender that finds it asleep.
+//! Each shard has one [`Mailbox`]. A doorbell (eventfd) is rung only when the shard sleeps, and only by the sender that
+//! finds it asleep.
 //!
 //! Invariants: letters from one sender arrive in the order sent, moves included; a letter appended before a shard falls
 //! asleep is seen before it sleeps. Mailboxes are counted, not bounded ([`ShardStats::mailbox_depth`]): what may pile up in
 //! them is limited by the handlers' own budgets, because a bounded mesh in which shards write to each other can deadlock.
 
+use super::mailbox::Mailbox;
 use super::sockets::Transit;
 use super::stats::ShardStats;
 use super::sys;
@@ -16,8 +17,8 @@ use crate::limits::MAILBOX_LETTERS_MAX;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What lies in a mailbox.
 #[derive(Debug)]
@@ -38,15 +39,14 @@ pub(super) struct Parcel<S> {
 
 /// Everything the shards share.
 pub(super) struct Mesh<M, S> {
-    mailboxes: Vec<Mailbox<M, S>>,
+    stations: Vec<Station<M, S>>,
     stats: Arc<[ShardStats]>,
     stopping: AtomicBool,
 }
 
-struct Mailbox<M, S> {
-    letters: Mutex<VecDeque<Letter<M, S>>>,
-    /// Set by the shard before it sleeps, cleared by whoever rings.
-    asleep: AtomicBool,
+/// What others reach a shard by.
+struct Station<M, S> {
+    mailbox: Mailbox<Letter<M, S>>,
     bell: OwnedFd,
     /// Where sockets for this shard go in the direct layer: number and descriptor of the ring now filling, plus one.
     receiving_ring: AtomicU64,
@@ -56,26 +56,25 @@ struct Mailbox<M, S> {
 
 impl<M, S> Mesh<M, S> {
     pub fn new(shards: u16) -> io::Result<Self> {
-        let mailbox = |_| {
-            Ok(Mailbox {
-                letters: Mutex::new(VecDeque::new()),
-                asleep: AtomicBool::new(false),
+        let station = |_| {
+            Ok(Station {
+                mailbox: Mailbox::new(),
                 bell: sys::eventfd()?,
                 receiving_ring: AtomicU64::new(0),
                 drained: AtomicBool::new(false),
             })
         };
-        let mailboxes = (0..shards).map(mailbox).collect::<io::Result<Vec<_>>>()?;
+        let stations = (0..shards).map(station).collect::<io::Result<Vec<_>>>()?;
         let stats = (0..shards).map(|_| ShardStats::default()).collect();
         Ok(Self {
-            mailboxes,
+            stations,
             stats,
             stopping: AtomicBool::new(false),
         })
     }
 
     pub fn shards(&self) -> u16 {
-        self.mailboxes.len() as u16
+        self.stations.len() as u16
     }
 
     pub fn stats(&self) -> &Arc<[ShardStats]> {
@@ -90,55 +89,35 @@ impl<M, S> Mesh<M, S> {
     }
 
     pub fn bell(&self, shard: ShardId) -> BorrowedFd<'_> {
-        self.mailboxes[shard.index()].bell.as_fd()
+        self.stations[shard.index()].bell.as_fd()
     }
 
     /// Appends a batch, in order, and wakes the shard if it sleeps. `letters` is empty afterwards.
     pub fn post(&self, to: ShardId, letters: impl ExactSizeIterator<Item = Letter<M, S>>) {
-        let mailbox = &self.mailboxes[to.index()];
-        let count = letters.len() as u64;
-        {
-            let mut queue = mailbox.lock();
-            queue.extend(letters);
-            self.stats[to.index()].mailbox_depth.fetch_add(count, Ordering::SeqCst);
+        let station = &self.stations[to.index()];
+        if station.mailbox.post(self.depth(to), letters) {
+            sys::ring_bell(station.bell.as_fd());
         }
-        self.wake(to);
     }
 
     /// Moves everything from the shard's mailbox to `letters`, which must be empty.
     pub fn collect(&self, shard: ShardId, letters: &mut VecDeque<Letter<M, S>>) {
-        debug_assert!(letters.is_empty());
-        let depth = &self.stats[shard.index()].mailbox_depth;
-        if depth.load(Ordering::SeqCst) == 0 {
-            return;
-        }
-        let mut queue = self.mailboxes[shard.index()].lock();
-        std::mem::swap(&mut *queue, letters);
-        depth.fetch_sub(letters.len() as u64, Ordering::SeqCst);
+        let mailbox = &self.stations[shard.index()].mailbox;
+        mailbox.collect(self.depth(shard), letters);
     }
 
     /// Declares the shard asleep. `false` when there is mail after all: the shard must not sleep then.
-    /// Sequentially consistent on both sides: either the sender sees `asleep` or the shard sees the letter.
     pub fn fall_asleep(&self, shard: ShardId) -> bool {
-        let mailbox = &self.mailboxes[shard.index()];
-        mailbox.asleep.store(true, Ordering::SeqCst);
-        if self.stats[shard.index()].mailbox_depth.load(Ordering::SeqCst) == 0 {
-            return true;
-        }
-        self.wake_up(shard);
-        false
+        self.stations[shard.index()].mailbox.fall_asleep(self.depth(shard))
     }
 
     /// Declares the shard awake, so that nobody rings in vain.
     pub fn wake_up(&self, shard: ShardId) {
-        self.mailboxes[shard.index()].asleep.store(false, Ordering::SeqCst);
+        self.stations[shard.index()].mailbox.wake_up();
     }
 
-    fn wake(&self, shard: ShardId) {
-        let mailbox = &self.mailboxes[shard.index()];
-        if mailbox.asleep.load(Ordering::SeqCst) && mailbox.asleep.swap(false, Ordering::SeqCst) {
-            sys::ring_bell(mailbox.bell.as_fd());
-        }
+    fn depth(&self, shard: ShardId) -> &AtomicU64 {
+        &self.stats[shard.index()].mailbox_depth
     }
 
     /// Asks all shards to stop. Async-signal-safe.
@@ -153,12 +132,12 @@ impl<M, S> Mesh<M, S> {
 
     /// Says whether this shard is done; the last one to be done wakes the others. Returns whether all are.
     pub fn report_drained(&self, shard: ShardId, drained: bool) -> bool {
-        let before = self.mailboxes[shard.index()].drained.swap(drained, Ordering::SeqCst);
+        let before = self.stations[shard.index()].drained.swap(drained, Ordering::SeqCst);
         let all = drained
             && self
-                .mailboxes
+                .stations
                 .iter()
-                .all(|mailbox| mailbox.drained.load(Ordering::SeqCst));
+                .all(|station| station.drained.load(Ordering::SeqCst));
         if all && !before {
             self.ring_all();
         }
@@ -166,8 +145,8 @@ impl<M, S> Mesh<M, S> {
     }
 
     fn ring_all(&self) {
-        for mailbox in &self.mailboxes {
-            sys::ring_bell(mailbox.bell.as_fd());
+        for station in &self.stations {
+            sys::ring_bell(station.bell.as_fd());
         }
     }
 }
@@ -185,7 +164,7 @@ pub(super) trait ReceivingRings: Send + Sync {
 impl<M: Send, S: Send> ReceivingRings for Mesh<M, S> {
     fn publish(&self, shard: ShardId, ring: u16, descriptor: i32) {
         let packed = (u64::from(ring) << 32 | u64::from(descriptor as u32)) + 1;
-        self.mailboxes[shard.index()]
+        self.stations[shard.index()]
             .receiving_ring
             .store(packed, Ordering::Release);
     }
@@ -195,18 +174,11 @@ impl<M: Send, S: Send> ReceivingRings for Mesh<M, S> {
     }
 
     fn receiving_ring(&self, shard: ShardId) -> Option<(u16, i32)> {
-        let packed = self.mailboxes[shard.index()]
+        let packed = self.stations[shard.index()]
             .receiving_ring
             .load(Ordering::Acquire)
             .checked_sub(1)?;
         Some(((packed >> 32) as u16, packed as u32 as i32))
-    }
-}
-
-impl<M, S> Mailbox<M, S> {
-    /// A panicking sender cannot leave the queue half-written, so poisoning is ignored.
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Letter<M, S>>> {
-        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -19,6 +19,7 @@ mod error;
 pub mod inherited;
 mod listen;
 pub mod machine;
+mod mailbox;
 mod mesh;
 mod ordinary;
 mod probe;

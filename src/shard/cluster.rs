@@ -136,6 +136,8 @@ pub(super) struct Shared {
     pub listed: bool,
     /// Its row is being read again.
     pub rereading: bool,
+    /// It came before the bus had joined it, so that nothing others have said could be heard.
+    pub unjoined: bool,
     /// In the list of documents with own presence, and how often their absence is still to be said.
     pub present: u8,
     /// When others are to be asked, and whom; 0: not.
@@ -210,6 +212,7 @@ impl Cluster {
             announce: 0,
             listed: false,
             rereading: false,
+            unjoined: false,
             present: 0,
             ask_us: 0,
             ask: 0,

@@ -63,8 +63,17 @@ impl Shard {
 
     /// The bus delivers what is published about a document from now on.
     pub(super) fn bus_joined(&mut self, document: &DocumentId) {
-        if self.library.find(document).is_none() {
-            self.proceed_loading(document);
+        let Some(place) = self.library.find(document) else {
+            let storehouse = self.storehouse.as_deref_mut();
+            if let Some(loading) = storehouse.and_then(|house| house.loading.get_mut(document)) {
+                loading.joined = true;
+            }
+            return self.proceed_loading(document);
+        };
+        let shared = self.library.at(place).and_then(|shelf| shelf.shared.as_mut());
+        if shared.is_some_and(|shared| std::mem::take(&mut shared.unjoined)) {
+            let spread_us = self.cluster.as_deref_mut().map_or(0, |cluster| cluster.spread_us());
+            self.ask_later(place, 0, spread_us, true);
         }
     }
 
@@ -190,11 +199,15 @@ impl Shard {
         }
     }
 
-    /// Those who waited for a document have been served: the others are asked what the database does not hold yet.
-    pub(super) fn came(&mut self, document: &DocumentId) {
+    /// Those who waited for a document have been served: the others are asked what the database does not hold yet, and once
+    /// more when it has been `joined` if it has not been.
+    pub(super) fn came(&mut self, document: &DocumentId, joined: bool) {
         let Some(place) = self.library.find(document) else {
             return self.leave(document);
         };
+        if let Some(shared) = self.library.at(place).and_then(|shelf| shelf.shared.as_mut()) {
+            shared.unjoined = !joined;
+        }
         if self.has_peers() && self.is_connected() {
             self.ask_later(place, 0, 0, true);
         } else if let Some(cluster) = self

@@ -74,6 +74,7 @@ impl Shard {
         if let Some(storehouse) = self.storehouse.as_deref_mut() {
             let loading = Loading {
                 arrival: if is_shared { Arrival::Joining } else { Arrival::Reading },
+                joined: false,
                 since_us,
                 envelopes: Vec::new(),
                 submitted,
@@ -200,7 +201,7 @@ impl Shard {
             }
         }
         if self.cluster.is_some() {
-            self.came(&loaded.document);
+            self.came(&loaded.document, loading.joined);
         }
         self.schedule_unloading();
     }

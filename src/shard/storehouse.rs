@@ -99,6 +99,8 @@ pub(super) struct Storehouse {
 pub(super) struct Loading {
     /// What it waits for.
     pub arrival: Arrival,
+    /// The bus delivers what is published about it.
+    pub joined: bool,
     /// Since when.
     pub since_us: u64,
     /// What other nodes have said about it meanwhile.

@@ -18,9 +18,6 @@ const OF_NODES: [Mutation; 8] = [
     Mutation::ForgetRefusedEnvelopes,
     Mutation::KeepPresenceOfDeadNodes,
 ];
-/// What no test of this kind notices within 60 seeds, because something else makes up for it before everybody must agree: the
-/// digests of documents that changed lately and the sweep over all of them, and the states they lead to.
-const UNNOTICED: [Mutation; 2] = [Mutation::ForgetRefusedEnvelopes, Mutation::IgnoreEpochChange];
 /// What is broken, by its name in [`Mutation`]. Set for the child processes; by hand it shows what a breakage looks like.
 const VARIABLE: &str = "SIM_MUTATION";
 
@@ -44,7 +41,7 @@ pub fn every_one_is_noticed(of_nodes: bool, seeds_max: u64, tests: &[&str]) {
     let here: Vec<Mutation> = ALL
         .iter()
         .copied()
-        .filter(|mutation| OF_NODES.contains(mutation) == of_nodes && !UNNOTICED.contains(mutation))
+        .filter(|mutation| OF_NODES.contains(mutation) == of_nodes)
         .collect();
     let next = AtomicUsize::new(0);
     let survivors: Vec<Mutation> = std::thread::scope(|scope| {

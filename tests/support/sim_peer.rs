@@ -55,6 +55,8 @@ pub struct Copy {
     leaving_ack: String,
     /// Set operations as they came.
     pub relayed: usize,
+    /// Formatting operations of others as they came, by their ids.
+    pub formatted: Vec<String>,
     /// What counter operations of others, as they came, and own ones add up to.
     pub counted: f64,
     /// Counter operations of others that took something away.
@@ -75,6 +77,7 @@ impl Copy {
             presence_is_contested: false,
             leaving_ack: String::new(),
             relayed: 0,
+            formatted: Vec::new(),
             counted: 0.0,
             decrements: 0,
         }
@@ -452,6 +455,20 @@ impl Peer {
         );
     }
 
+    /// An operation that is passed on as it is and that no state holds. Gives its id.
+    pub fn format(&mut self, world: &mut World, document: &str) -> String {
+        let message_id = self.fresh("format");
+        self.owed.push(Owed::Ack(message_id.clone()));
+        let element = json!({"type": "richtext", "operation": "format", "documentId": document, "clientId": self.id,
+            "opId": message_id, "attributes": {"bold": true}});
+        self.say(
+            world,
+            "delta_batch",
+            json!({"documentId": document, "deltas": [element], "messageId": message_id}),
+        );
+        message_id
+    }
+
     /// Counts. Receivers add blindly, so everybody must get it exactly once.
     pub fn count(&mut self, world: &mut World, document: &str) -> f64 {
         if self.kind == Kind::Goc || !self.is_in(document) {
@@ -789,6 +806,7 @@ impl Peer {
             match element["type"].as_str() {
                 Some("text-state") => copy.text.receive(element["state"].as_str().expect("a state")),
                 Some("set") => copy.relayed += 1,
+                Some("richtext") => copy.formatted.push(element["opId"].as_str().expect("an id").to_owned()),
                 Some("counter") => {
                     let value = element["value"].as_f64().expect("a number");
                     let sign = if element["operation"] == "decrement" { -1.0 } else { 1.0 };

@@ -4,7 +4,7 @@
 use super::mesh::{Dice, World};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use synckit_server::cluster::{BusEvent, BusFacts, BusLink, BusRequest};
 use synckit_server::ids::ShardId;
@@ -24,6 +24,9 @@ struct Station {
     queue: Arc<Mutex<VecDeque<BusRequest>>>,
     connected: Arc<AtomicBool>,
     away_until_us: u64,
+    /// The queue takes nothing, although the node is connected.
+    full: Arc<AtomicBool>,
+    full_until_us: u64,
     joined: BTreeMap<Arc<str>, ShardId>,
     epoch: u64,
 }
@@ -41,10 +44,13 @@ pub struct SimulatedBus {
     stations: Vec<Station>,
     flights: Vec<Flight>,
     pub faults: Faults,
+    /// A node that starts again has the name it had.
+    pub keeps_names: bool,
     shards: u16,
     pub delivered: usize,
     pub lost: usize,
     pub repeated: usize,
+    refused: Arc<AtomicUsize>,
 }
 
 impl SimulatedBus {
@@ -53,6 +59,8 @@ impl SimulatedBus {
             queue: Arc::default(),
             connected: Arc::new(AtomicBool::new(true)),
             away_until_us: 0,
+            full: Arc::default(),
+            full_until_us: 0,
             joined: BTreeMap::new(),
             epoch: 0,
         };
@@ -60,10 +68,12 @@ impl SimulatedBus {
             stations: (0..nodes).map(station).collect(),
             flights: Vec::new(),
             faults: Faults::default(),
+            keeps_names: false,
             shards,
             delivered: 0,
             lost: 0,
             repeated: 0,
+            refused: Arc::default(),
         }
     }
 
@@ -73,17 +83,24 @@ impl SimulatedBus {
         station.queue = Arc::default();
         station.connected = Arc::new(AtomicBool::new(false));
         station.away_until_us = 0;
+        station.full = Arc::default();
         station.joined.clear();
         station.epoch += 1;
-        let (queue, connected) = (station.queue.clone(), station.connected.clone());
-        let submitting = connected.clone();
+        let (queue, connected, full) = (station.queue.clone(), station.connected.clone(), station.full.clone());
+        let (submitting, refused) = (connected.clone(), self.refused.clone());
+        let name = match self.keeps_names {
+            true => format!("node-{node}"),
+            false => format!("node-{node}-{life}"),
+        };
         BusLink {
-            node: format!("node-{node}-{life}").into(),
+            node: name.into(),
             epoch: 1_000_000 + life * 1_000_000,
             submit: Box::new(move |request| {
                 let mut queue = queue.lock().unwrap();
                 let is_envelope = matches!(request, BusRequest::Publish { .. } | BusRequest::Announce { .. });
-                if queue.len() >= QUEUE_MAX || is_envelope && !submitting.load(Ordering::Relaxed) {
+                let is_full = full.load(Ordering::Relaxed) || queue.len() >= QUEUE_MAX;
+                if is_full || is_envelope && !submitting.load(Ordering::Relaxed) {
+                    refused.fetch_add(usize::from(is_full), Ordering::Relaxed);
                     return Err(request);
                 }
                 queue.push_back(request);
@@ -104,13 +121,36 @@ impl SimulatedBus {
         queue.retain(|request| matches!(request, BusRequest::Join { .. } | BusRequest::Leave { .. }));
     }
 
+    /// Whether a node is told what is published about a document.
+    pub fn has_joined(&self, node: usize, document: &str) -> bool {
+        self.stations[node].joined.contains_key(document)
+    }
+
+    /// What a node hands over is refused for a while, as by a queue that a stalled connection does not empty.
+    pub fn refuse(&mut self, node: usize, until_us: u64) {
+        let station = &mut self.stations[node];
+        station.full.store(true, Ordering::Relaxed);
+        station.full_until_us = until_us;
+    }
+
+    /// Requests that a full queue did not take.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     pub fn next_us(&self) -> Option<u64> {
         let away = self
             .stations
             .iter()
             .filter(|station| !station.connected.load(Ordering::Relaxed));
         let away = away.map(|station| station.away_until_us);
-        self.flights.iter().map(|flight| flight.due_us).chain(away).min()
+        let full = self
+            .stations
+            .iter()
+            .filter(|station| station.full.load(Ordering::Relaxed));
+        let full = full.map(|station| station.full_until_us);
+        let flights = self.flights.iter().map(|flight| flight.due_us);
+        flights.chain(away).chain(full).min()
     }
 
     fn fly(&mut self, now_us: u64, dice: &mut Dice, to: usize, shard: ShardId, event: BusEvent) {
@@ -142,6 +182,9 @@ impl SimulatedBus {
     pub fn step(&mut self, now_us: u64, dice: &mut Dice, worlds: &mut [World]) {
         for node in 0..self.stations.len() {
             self.reconnect(now_us, dice, node);
+            if self.stations[node].full_until_us <= now_us {
+                self.stations[node].full.store(false, Ordering::Relaxed);
+            }
             if self.stations[node].connected.load(Ordering::Relaxed) && dice.percent(70) {
                 self.drain(now_us, dice, node);
             }

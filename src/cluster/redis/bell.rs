@@ -1,13 +1,12 @@
 //! Wakes a thread that waits in `mio::Poll`, and costs one load when it does not.
 
+use crate::sleeper::Sleeper;
 use mio::{Poll, Token, Waker};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Who wakes whom: rung after something was put where the thread looks before it sleeps. Sequentially consistent on both
-/// sides: either the thread sees what was put there, or the ringer sees that it sleeps.
+/// Who wakes whom: rung after something was put where the thread looks before it sleeps.
 pub(super) struct Bell {
-    asleep: AtomicBool,
+    sleeper: Sleeper,
     waker: Waker,
 }
 
@@ -17,14 +16,14 @@ pub(super) const BELL: Token = Token(0);
 impl Bell {
     pub fn new(poll: &Poll) -> io::Result<Bell> {
         Ok(Bell {
-            asleep: AtomicBool::new(false),
+            sleeper: Sleeper::new(),
             waker: Waker::new(poll.registry(), BELL)?,
         })
     }
 
     /// Wakes the thread if it sleeps.
     pub fn ring(&self) {
-        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+        if self.sleeper.must_be_woken() {
             self.ring_always();
         }
     }
@@ -38,11 +37,11 @@ impl Bell {
 
     /// The thread is about to look a last time before it sleeps.
     pub fn will_sleep(&self) {
-        self.asleep.store(true, Ordering::SeqCst);
+        self.sleeper.will_sleep();
     }
 
     /// The thread is awake.
     pub fn is_awake(&self) {
-        self.asleep.store(false, Ordering::SeqCst);
+        self.sleeper.is_awake();
     }
 }
