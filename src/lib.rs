@@ -14,6 +14,7 @@ pub mod ids;
 pub mod json;
 pub mod limits;
 pub mod log;
+pub mod merging;
 pub mod mutation;
 pub mod notify;
 pub mod peers;

@@ -102,6 +102,14 @@ pub const LONG_MESSAGE_STEP_BYTES: usize = 256 << 10;
 pub const BATCH_STEP_ELEMENTS: usize = 1024;
 /// See [`BATCH_STEP_ELEMENTS`].
 pub const BATCH_STEP_BYTES: usize = 64 << 10;
+/// A larger text state (as a JSON string) is merged by another thread.
+pub const TEXT_STEP_BYTES: usize = 64 << 10;
+/// How often a merge is asked for again because something else was merged meanwhile; then its home does it.
+pub const TEXT_MERGE_TRIES: u8 = 5;
+/// A longer map is read over several turns; and names and values of one map that are written in one turn.
+pub const MAP_STEP_BYTES: usize = 64 << 10;
+/// Members of such a map that are read in one turn, or that make up the bytes of a step.
+pub const MAP_STEP_MEMBERS: usize = 4096;
 /// Fields of one map that are written in one turn.
 pub const MAP_STEP_FIELDS: usize = 1024;
 /// Fields of one document that leave in one turn, and in one answer to a slow consumer that caught up.

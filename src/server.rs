@@ -11,6 +11,7 @@ use crate::cluster::redis::{self, RedisUrlError};
 use crate::config::{Config, Environment, SocketChoice};
 use crate::http::Api;
 use crate::ids::{SessionRef, ShardId};
+use crate::merging;
 use crate::notify::Notifier;
 use crate::runtime::{self, Mailer, Running, RuntimeConfig, RuntimeError, SocketLayer, StartError, Stopper};
 use crate::shard::Shard;
@@ -197,11 +198,13 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
     let place = database.as_ref().map_or_else(none, |database| database.place.clone());
     let redis = bus.as_ref().map_or_else(none, |bus| bus.place.clone());
     let node = bus.as_ref().map_or_else(none, |bus| bus.node.to_string());
+    let (merging, merges) = merging::queue(shards);
     let parts = Parts {
         authenticator: authenticator.clone(),
         api,
         started_unix_ms: unix_ms(),
         run_blocking,
+        merging,
         storage: database.as_ref().map(database::Database::link),
         bus: bus.as_ref().map(bus::Bus::link),
     };
@@ -231,6 +234,7 @@ pub fn start(config: Config, inherited: Vec<OwnedFd>) -> Result<Server, ServerEr
     let described = process.clone();
     context.describe_process_with(Box::new(move || described.prometheus()));
     check_passwords(logins, running.mailer())?;
+    merging::start(&merges, shards, &running.mailer())?;
     let storage = database.map(|database| database.start(running.mailer())).transpose()?;
     let stats = running.stats().clone();
     let bus = bus.map(|bus| bus.start(running.mailer(), stats)).transpose()?;

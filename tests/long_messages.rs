@@ -14,9 +14,12 @@ use serde_json::{Value, json};
 use std::sync::mpsc::sync_channel;
 use support::database::SqliteFile;
 use support::{Client, Dialect, Server};
-use synckit_server::handler::Handler;
+use synckit_server::handler::{End, Handler};
 use synckit_server::ids::ShardId;
-use synckit_server::limits::{BATCH_STEP_ELEMENTS, FLUSH_STEP_FIELDS, MAP_STEP_FIELDS};
+use synckit_server::limits::{
+    BATCH_STEP_ELEMENTS, FLUSH_STEP_FIELDS, LONG_MESSAGE_BYTES, LONG_MESSAGE_STEP_BYTES, MAP_STEP_BYTES,
+    MAP_STEP_FIELDS, MAP_STEP_MEMBERS, TEXT_MERGE_TRIES,
+};
 use synckit_server::shard::Metrics;
 use synckit_server::shard::mail::Mail;
 
@@ -44,11 +47,15 @@ fn map(count: usize, value: usize) -> Value {
 /// Sends one message to a shard with a listener and gives the turns it took and the fields that the document then has.
 /// Fails if a turn did more than a step.
 fn turns_of(message: &Value) -> (usize, u64) {
+    turns_of_text(&message.to_string())
+}
+
+fn turns_of_text(message: &str) -> (usize, u64) {
     let mut shard = BareShard::new();
     shard.subscribe("long");
     let author = shard.connect();
     let accepted_before = metrics(&mut shard).elements_accepted;
-    shard.receive(author, &text_frame(&message.to_string()));
+    shard.receive(author, &text_frame(message));
     assert_eq!(
         metrics(&mut shard).elements_accepted,
         accepted_before,
@@ -85,14 +92,156 @@ fn no_turn_does_more_than_a_step() {
     let (turns, flushed) =
         turns_of(&json!({"type": "delta", "id": "1", "documentId": "long", "delta": map(60_000, 1)}));
     assert_eq!(flushed, 60_000);
-    assert!(turns >= 60_000 / MAP_STEP_FIELDS, "{turns} turns");
+    // Read, looked at for its size, and written, all in steps.
+    assert!(
+        turns >= 60_000 / MAP_STEP_FIELDS + 60_000 / MAP_STEP_MEMBERS + 60_000 / (4 * MAP_STEP_FIELDS),
+        "{turns} turns"
+    );
+    // Long names count as many fields.
+    let long_name = |n: usize| format!("\"{}{n}\":0", r"\u0001".repeat(150));
+    let long_names = format!("{{{}}}", (0..2_000).map(long_name).collect::<Vec<_>>().join(","));
+    let head = r#""type":"delta","id":"1","documentId":"long","delta":"#;
+    let (turns, flushed) = turns_of_text(&format!("{{{head}{long_names}}}"));
+    assert_eq!(flushed, 2_000);
+    assert!(turns >= long_names.len() / MAP_STEP_BYTES * 9 / 4, "{turns} turns");
+    let same = (0..100_000).map(|n| format!("\"same\":{}", n % 10));
+    let same = format!("{{{}}}", same.collect::<Vec<_>>().join(","));
+    let (turns, flushed) = turns_of_text(&format!("{{{head}{same}}}"));
+    assert_eq!(flushed, 1);
+    assert!(turns >= 100_000 / MAP_STEP_MEMBERS, "{turns} turns");
+    // Also where it is an element of a batch, between others.
+    let element = format!(r#"{{"field":"a","value":1}},{{"delta":{same}}},{{"field":"b","value":2}}"#);
+    let head = r#""type":"delta_batch","id":"1","documentId":"long","deltas":"#;
+    let (turns, flushed) = turns_of_text(&format!("{{{head}[{element}]}}"));
+    assert_eq!(flushed, 3);
+    assert!(turns >= 100_000 / MAP_STEP_MEMBERS, "{turns} turns");
     let maps = (0..3).map(|value| json!({"delta": map(20_000, value)})).collect();
     let (turns, flushed) = turns_of(&batch(maps));
     assert!(flushed >= 20_000);
     assert!(turns >= 60_000 / MAP_STEP_FIELDS, "{turns} turns");
-    // Elements that mean nothing are read in steps as well.
+    // So is what means nothing: a member nobody knows,
+    let filler = r"\n".repeat(2 << 20);
+    let (turns, _) = turns_of_text(&format!(
+        r#"{{"type":"delta","id":"1","documentId":"long","delta":{{"a":1}},"x":"{filler}"}}"#
+    ));
+    assert!(turns >= filler.len() / LONG_MESSAGE_STEP_BYTES, "{turns} turns");
+    // and elements.
     let (turns, _) = turns_of(&batch(vec![json!(1); 200_000]));
     assert!(turns >= 200_000 / BATCH_STEP_ELEMENTS, "{turns} turns");
+}
+
+/// A batch that brings the text of somebody who typed so many characters, each a block of its own.
+fn typed(document: &str, client: &str, count: usize) -> Value {
+    let id = |clock: usize| json!({"client_id": client, "clock": clock, "offset": 0});
+    let block = |clock: usize| {
+        let left = if clock == 1 { Value::Null } else { id(clock - 1) };
+        json!([id(clock), {"id": id(clock), "text": "x", "left_origin": left, "right_origin": null, "deleted": false}])
+    };
+    let blocks: Vec<Value> = (1..=count).map(block).collect();
+    let state = json!({"blocks": blocks, "clock": {"value": count}, "client_id": client}).to_string();
+    let element = json!({"type": "text-state", "state": state, "clientId": client});
+    json!({"type": "delta_batch", "id": "t", "messageId": "t", "documentId": document, "deltas": [element]})
+}
+
+/// Turns until the shard has nothing more to do by itself.
+fn rest(shard: &mut BareShard) {
+    for turn in 0.. {
+        shard.turn();
+        shard.pass(QUIET_US);
+        if turn > 3 && shard.shard.deadline_us().is_none_or(|due| due > shard.now.mono_us) {
+            return;
+        }
+        assert!(turn < TURNS_MAX, "no end in sight");
+    }
+}
+
+#[test]
+fn no_turn_merges_a_large_text() {
+    // One in a message that takes several turns, one in a message that does not.
+    for count in [2_000, 500] {
+        let mut shard = BareShard::new();
+        shard.subscribe("long");
+        let author = shard.connect();
+        let message = typed("long", "ann", count).to_string();
+        assert_eq!(message.len() > LONG_MESSAGE_BYTES, count == 2_000);
+        shard.receive(author, &text_frame(&message));
+        rest(&mut shard);
+        let before = metrics(&mut shard);
+        assert_eq!(
+            (before.text_merges, before.elements_accepted),
+            (0, 0),
+            "merged by the shard"
+        );
+        let deliveries = before.deliveries;
+        assert!(shard.merge(), "nothing was to be merged");
+        rest(&mut shard);
+        let after = metrics(&mut shard);
+        assert_eq!((after.text_merges, after.elements_accepted), (1, 1));
+        assert!(after.deliveries > deliveries, "the listener was told nothing");
+        assert!(!shard.merge(), "merged twice");
+        // Typing goes on as before: what is small is merged when it comes.
+        shard.receive(author, &text_frame(&typed("long", "bob", 3).to_string()));
+        assert_eq!(metrics(&mut shard).text_merges, 2);
+    }
+}
+
+#[test]
+fn a_state_that_is_too_large_is_not_read_by_the_shard_either() {
+    let mut shard = BareShard::new();
+    let author = shard.connect();
+    let blocks: Vec<Value> = (1..=100_001)
+        .map(|clock| json!([{"client_id": "c", "clock": clock, "offset": 0}, {}]))
+        .collect();
+    let state = json!({"blocks": blocks, "clock": {"value": 1}, "client_id": "c"}).to_string();
+    let element = json!({"type": "text-state", "state": state, "clientId": "c"});
+    let message = json!({"type": "delta_batch", "id": "t", "documentId": "d", "deltas": [element]});
+    shard.receive(author, &text_frame(&message.to_string()));
+    rest(&mut shard);
+    let sent_bytes = shard.sent_bytes;
+    assert!(shard.merge());
+    rest(&mut shard);
+    assert!(shard.sent_bytes > sent_bytes, "no answer");
+    assert_eq!(metrics(&mut shard).elements_accepted, 0);
+}
+
+/// Others type while a large state is being merged: the result does not count, and after some tries the shard does it.
+#[test]
+fn a_merge_that_comes_too_late_is_done_again() {
+    let mut shard = BareShard::new();
+    let (author, other) = (shard.connect(), shard.connect());
+    shard.receive(author, &text_frame(&typed("d", "ann", 2_000).to_string()));
+    rest(&mut shard);
+    for tried in 1..=u64::from(TEXT_MERGE_TRIES) {
+        shard.receive(other, &text_frame(&typed("d", "bob", tried as usize).to_string()));
+        assert_eq!(metrics(&mut shard).text_merges, tried, "the other waited");
+        assert!(shard.merge(), "merged without having been asked for, try {tried}");
+        rest(&mut shard);
+    }
+    let merges = metrics(&mut shard).text_merges;
+    assert_eq!(merges, u64::from(TEXT_MERGE_TRIES) + 1, "it was never taken over");
+    assert!(!shard.merge());
+}
+
+#[test]
+fn the_end_waits_for_what_is_being_merged() {
+    let mut shard = BareShard::new();
+    let author = shard.connect();
+    shard.receive(author, &text_frame(&typed("d", "ann", 2_000).to_string()));
+    rest(&mut shard);
+    shard.shard.shut_down(shard.now);
+    shard.shard.ended(shard.now, author, End::Error);
+    for _ in 0..20 {
+        shard.turn();
+        shard.pass(QUIET_US);
+    }
+    assert!(!shard.shard.is_drained(), "left while a text was being merged");
+    assert!(shard.merge());
+    for _ in 0..20 {
+        shard.turn();
+        shard.pass(QUIET_US);
+    }
+    assert!(shard.shard.is_drained(), "a text that was merged holds the end up");
+    assert_eq!(metrics(&mut shard).text_merges, 1);
 }
 
 #[test]
@@ -169,6 +318,11 @@ fn messages_behind_a_long_one_wait_for_it() {
                     fields(json!({"messageId": "b", "deltas": elements(COUNT)})),
                 );
                 client.say_as(
+                    "t",
+                    "delta_batch",
+                    fields(json!({"messageId": "t", "deltas": typed(&document, "ann", 2_000)["deltas"]})),
+                );
+                client.say_as(
                     "d",
                     "delta",
                     fields(json!({"messageId": "d", "delta": {"f0": "after"}})),
@@ -194,7 +348,16 @@ fn messages_behind_a_long_one_wait_for_it() {
                 let said = answers(&mut client);
                 assert_eq!(
                     said,
-                    ["ack b", "ack d", "ack m", "ack e", "ack n", "ack l", "sync_response"],
+                    [
+                        "ack b",
+                        "ack t",
+                        "ack d",
+                        "ack m",
+                        "ack e",
+                        "ack n",
+                        "ack l",
+                        "sync_response"
+                    ],
                     "{document}, {shards} shards"
                 );
                 let mut late = Client::connect(&server, Dialect::Json);
@@ -288,8 +451,14 @@ fn a_long_batch_is_acknowledged_when_all_of_it_is_stored() {
         "delta",
         json!({"documentId": "e", "messageId": "m", "delta": map(12_000, 7)}),
     );
+    client.say_as(
+        "t",
+        "delta_batch",
+        json!({"documentId": "f", "messageId": "t", "deltas": typed("f", "ann", 2_000)["deltas"]}),
+    );
     client.take_ack("b");
     client.take_ack("m");
+    client.take_ack("t");
     // Dropping it kills it.
     drop(server);
     let server = start();
@@ -297,4 +466,6 @@ fn a_long_batch_is_acknowledged_when_all_of_it_is_stored() {
     let state = late.subscribe("d")["state"].clone();
     assert_eq!(state.as_object().map(serde_json::Map::len), Some(12_000));
     assert!(late.subscribe("e")["state"] == map(12_000, 7));
+    let text: Value = serde_json::from_str(late.subscribe("f")["textState"].as_str().expect("a text")).expect("JSON");
+    assert_eq!(text["blocks"].as_array().map(Vec::len), Some(2_000));
 }

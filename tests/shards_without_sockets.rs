@@ -57,6 +57,7 @@ struct Seen {
     commits: usize,
     loads: usize,
     conflicts: usize,
+    texts_merged_elsewhere: usize,
 }
 
 struct Run {
@@ -597,6 +598,7 @@ fn simulate(seed: u64, shards: u16, seen: &mut Seen) {
     run.collide();
     run.agree();
     seen.writes += run.peers.iter().map(|peer| peer.acknowledged.len()).sum::<usize>();
+    seen.texts_merged_elsewhere += run.world.merged;
     seen.relayed += run
         .peers
         .iter()
@@ -666,6 +668,7 @@ fn everybody_agrees_after_any_history() {
         let all =
             seen.writes > 1000 && seen.slow_consumers > 0 && seen.coalesced > 0 && seen.drained > 0 && seen.relayed > 0;
         let all = all && seen.commits > 1000 && seen.loads > 100 && seen.conflicts > 0;
+        let all = all && seen.texts_merged_elsewhere > 1000;
         assert!(all, "the simulation does not reach what it is for: {seen:?}");
     }
 }

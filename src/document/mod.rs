@@ -19,6 +19,7 @@
 
 pub mod counters;
 mod flush;
+pub(crate) mod index;
 mod key;
 mod listeners;
 mod record;
@@ -37,7 +38,8 @@ pub use write::{ClockView, DocumentLimit, Limits, Verdict, Write};
 use crate::ids::SessionRef;
 use crate::mutation::Mutation;
 use bytes::Bytes;
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
+use index::Index;
 use listeners::Listeners;
 use record::{Author, Record};
 use std::hash::BuildHasher;
@@ -60,6 +62,37 @@ const TIMESTAMP_LEAD_MAX_MS: u64 = 1000;
 /// Dirty lists longer than this give their memory back after a flush, so that a document at rest stays small.
 const DIRTY_CAPACITY_KEPT: usize = 64;
 
+/// What some writes change about the size of a document. It may be put together in parts, a first time to estimate and, if
+/// the estimate is too large, a second time to count.
+#[derive(Clone, Debug, Default)]
+pub struct Growth {
+    writes: usize,
+    bytes_at_most: usize,
+    bytes: isize,
+    live: isize,
+    records: usize,
+}
+
+impl Growth {
+    /// Adds the most that these writes can add, or says that a name is too long.
+    pub fn estimate(&mut self, limits: &Limits, writes: &[Write<'_>]) -> Result<(), DocumentLimit> {
+        for write in writes {
+            let (bytes, max) = (write.name().len(), limits.name_bytes_max);
+            if max != 0 && bytes > max {
+                return Err(DocumentLimit::NameTooLong { bytes, max });
+            }
+            // A name can grow sixfold by escaping; quotes, colon and comma make four more.
+            self.bytes_at_most += bytes * 6 + 4 + write.value().len();
+        }
+        self.writes += writes.len();
+        Ok(())
+    }
+}
+
+fn unlimited_if_0(limit: usize) -> usize {
+    if limit == 0 { usize::MAX } else { limit }
+}
+
 /// The fields of one document, with the clock that orders them.
 ///
 /// At rest it owns: one record of 96 bytes per field plus its name and value, five bytes of index per field, 16 bytes per
@@ -70,7 +103,7 @@ pub struct Document {
     clock: u64,
     records: Vec<Record>,
     /// Positions in `records`, hashed by the escaped name.
-    index: HashTable<u32>,
+    index: Index,
     hasher: DefaultHashBuilder,
     writers: Writers,
     listeners: Listeners,
@@ -98,7 +131,7 @@ impl Document {
             id: id.into(),
             clock: now_unix_ms.min(CLOCK_VALUE_MAX),
             records: Vec::new(),
-            index: HashTable::new(),
+            index: Index::default(),
             hasher: DefaultHashBuilder::default(),
             writers: Writers::default(),
             listeners: Listeners::default(),
@@ -144,61 +177,51 @@ impl Document {
     ///
     /// Writes that do not make the document larger always pass, so that a full document can be emptied.
     pub fn check(&self, limits: &Limits, writes: &[Write<'_>]) -> Result<(), DocumentLimit> {
-        let mut growth = 0;
-        for write in writes {
-            let name = write.name();
-            if limits.name_bytes_max != 0 && name.len() > limits.name_bytes_max {
-                return Err(DocumentLimit::NameTooLong {
-                    bytes: name.len(),
-                    max: limits.name_bytes_max,
-                });
-            }
-            // A name can grow sixfold by escaping; quotes, colon and comma make four more.
-            growth += name.len() * 6 + 4 + write.value().len();
-        }
-        let bytes_max = if limits.document_bytes_max == 0 {
-            usize::MAX
-        } else {
-            limits.document_bytes_max
-        };
-        let records_max = if limits.records_max == 0 {
-            usize::MAX
-        } else {
-            limits.records_max
-        };
-        // Usually the worst case fits, and no field has to be looked up.
-        if self.encoded_bytes() + growth <= bytes_max && self.records.len() + writes.len() <= records_max {
+        let mut growth = Growth::default();
+        growth.estimate(limits, writes)?;
+        if self.surely_takes(limits, &growth) {
             return Ok(());
         }
-        self.check_exactly(writes, bytes_max, records_max)
+        self.count_exactly(&mut growth, writes);
+        self.takes(limits, &growth)
     }
 
-    fn check_exactly(&self, writes: &[Write<'_>], bytes_max: usize, records_max: usize) -> Result<(), DocumentLimit> {
-        let (mut bytes, mut live, mut records) = (self.live_bytes, self.field_count(), self.records.len());
+    /// Whether estimated writes fit for sure. Usually they do, and no field has to be looked up.
+    pub fn surely_takes(&self, limits: &Limits, growth: &Growth) -> bool {
+        self.encoded_bytes() + growth.bytes_at_most <= unlimited_if_0(limits.document_bytes_max)
+            && self.records.len() + growth.writes <= unlimited_if_0(limits.records_max)
+    }
+
+    /// Adds to `growth` what these writes change exactly.
+    pub fn count_exactly(&self, growth: &mut Growth, writes: &[Write<'_>]) {
         for write in writes {
             let escaped = key::escape(write.name());
             match self.position(self.hash(&escaped), &escaped) {
-                None => records += 1,
+                None => growth.records += 1,
                 Some(at) if self.records[at].is_live() => {
-                    bytes -= self.records[at].live_bytes();
-                    live -= 1;
+                    growth.bytes -= self.records[at].live_bytes() as isize;
+                    growth.live -= 1;
                 }
                 Some(_) => {}
             }
             if !is_tombstone(write.value()) {
-                bytes += escaped.len() + 3 + write.value().len();
-                live += 1;
+                growth.bytes += (escaped.len() + 3 + write.value().len()) as isize;
+                growth.live += 1;
             }
         }
-        let bytes = encoded_len(bytes, live);
-        if bytes > bytes_max && bytes > self.encoded_bytes() {
-            return Err(DocumentLimit::TooLarge { bytes, max: bytes_max });
+    }
+
+    /// Whether writes fit that have been counted exactly.
+    pub fn takes(&self, limits: &Limits, growth: &Growth) -> Result<(), DocumentLimit> {
+        let live = self.field_count().saturating_add_signed(growth.live);
+        let bytes = encoded_len(self.live_bytes.saturating_add_signed(growth.bytes), live);
+        let max = unlimited_if_0(limits.document_bytes_max);
+        if bytes > max && bytes > self.encoded_bytes() {
+            return Err(DocumentLimit::TooLarge { bytes, max });
         }
-        if records > records_max && records > self.records.len() {
-            return Err(DocumentLimit::TooManyFields {
-                fields: records,
-                max: records_max,
-            });
+        let (fields, max) = (self.records.len() + growth.records, unlimited_if_0(limits.records_max));
+        if fields > max && growth.records > 0 {
+            return Err(DocumentLimit::TooManyFields { fields, max });
         }
         Ok(())
     }
@@ -343,7 +366,7 @@ impl Document {
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
             + self.records.capacity() * size_of::<Record>()
-            + self.index.allocation_size()
+            + self.index.memory_bytes()
             + self.heap_bytes
             + self.writers.memory_bytes()
             + self.listeners.memory_bytes()
@@ -405,11 +428,12 @@ impl Document {
     fn forget(&mut self, key: &str) {
         let escaped = key::inner(key);
         let hash = self.hash(escaped);
-        let found = self
-            .index
-            .find_entry(hash, |&at| key::inner(&self.records[at as usize].key) == escaped);
-        let Ok(entry) = found else { return };
-        let at = entry.remove().0 as usize;
+        let records = &self.records;
+        let is_it = |at: u32| key::inner(&records[at as usize].key) == escaped;
+        let Some(at) = self.index.remove(hash, is_it) else {
+            return;
+        };
+        let at = at as usize;
         let record = self.records.swap_remove(at);
         self.heap_bytes -= record.heap_bytes();
         self.forgotten_stamp = self.forgotten_stamp.max(record.stamp);
@@ -417,9 +441,16 @@ impl Document {
             // The last record took the place of the removed one; its index entry still names the old place.
             let moved_from = self.records.len() as u32;
             let hash = self.hash(key::inner(&self.records[at].key));
-            let entry = self.index.find_mut(hash, |&position| position == moved_from);
-            *entry.expect("every record has an index entry") = at as u32;
+            let moved = self.index.remove(hash, |position| position == moved_from);
+            debug_assert!(moved.is_some(), "every record has an index entry");
+            self.put(hash, at as u32);
         }
+    }
+
+    fn put(&mut self, hash: u64, position: u32) {
+        let (records, hasher) = (&self.records, &self.hasher);
+        let hash_of = |at: u32| hasher.hash_one(key::inner(&records[at as usize].key));
+        self.index.insert(hash, position, hash_of);
     }
 
     fn hash(&self, escaped: &str) -> u64 {
@@ -428,8 +459,8 @@ impl Document {
 
     fn position(&self, hash: u64, escaped: &str) -> Option<usize> {
         self.index
-            .find(hash, |&at| key::inner(&self.records[at as usize].key) == escaped)
-            .map(|&at| at as usize)
+            .find(hash, |at| key::inner(&self.records[at as usize].key) == escaped)
+            .map(|at| at as usize)
     }
 
     /// A new record, born now, with nobody's name on it yet.
@@ -447,10 +478,7 @@ impl Document {
         };
         self.heap_bytes += record.heap_bytes();
         self.records.push(record);
-        let (records, hasher) = (&self.records, &self.hasher);
-        self.index.insert_unique(hash, place, |&at| {
-            hasher.hash_one(key::inner(&records[at as usize].key))
-        });
+        self.put(hash, place);
         self.set_value(at, value);
         at
     }

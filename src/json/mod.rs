@@ -17,6 +17,7 @@ pub use stepwise::Steps;
 pub use write::{write_string, write_u64};
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// One JSON value inside a text that passed [`validate`], without surrounding white space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +77,14 @@ impl<'a> Raw<'a> {
         self.is_object().then_some(Members {
             text: self.0,
             position: 1,
+        })
+    }
+
+    /// The members of an object from a place on that [`Members::position`] gave; `None` for other values.
+    pub(crate) fn members_from(self, position: usize) -> Option<Members<'a>> {
+        self.is_object().then_some(Members {
+            text: self.0,
+            position: position.max(1),
         })
     }
 
@@ -278,6 +287,27 @@ fn skip_value(text: &[u8], position: usize) -> usize {
     }
 }
 
+/// Where the long values of a text stand, as [`Steps`] found them: so that they need not be walked through again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LongValues<'l> {
+    /// Their places, ascending.
+    pub places: &'l [Range<usize>],
+    /// Where the value that is being read starts in the text of the places.
+    pub base: usize,
+}
+
+impl LongValues<'_> {
+    fn end(self, text: &[u8], start: usize) -> usize {
+        match self
+            .places
+            .binary_search_by_key(&(self.base + start), |place| place.start)
+        {
+            Ok(at) => self.places[at].end - self.base,
+            Err(_) => skip_value(text, start),
+        }
+    }
+}
+
 /// Iterates the members of an object.
 #[derive(Clone)]
 pub struct Members<'a> {
@@ -285,10 +315,21 @@ pub struct Members<'a> {
     position: usize,
 }
 
-impl<'a> Iterator for Members<'a> {
-    type Item = (Key<'a>, Raw<'a>);
+impl Members<'_> {
+    /// How far the object has been read.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+}
 
-    fn next(&mut self) -> Option<Self::Item> {
+impl<'a> Members<'a> {
+    /// The next one, without walking through a long value.
+    pub(crate) fn next_over(&mut self, long: LongValues<'_>) -> Option<(Key<'a>, Raw<'a>)> {
+        self.advance(|text, start| long.end(text, start))
+    }
+
+    #[inline]
+    fn advance(&mut self, end_of: impl Fn(&[u8], usize) -> usize) -> Option<(Key<'a>, Raw<'a>)> {
         let bytes = self.text.as_bytes();
         let mut at = skip_space(bytes, self.position);
         match bytes[at] {
@@ -300,8 +341,16 @@ impl<'a> Iterator for Members<'a> {
         let key = Key(&self.text[at + 1..name_end - 1]);
         let colon = skip_space(bytes, name_end);
         let start = skip_space(bytes, colon + 1);
-        self.position = skip_value(bytes, start);
+        self.position = end_of(bytes, start);
         Some((key, Raw(&self.text[start..self.position])))
+    }
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = (Key<'a>, Raw<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance(skip_value)
     }
 }
 
@@ -319,10 +368,14 @@ impl Elements<'_> {
     }
 }
 
-impl<'a> Iterator for Elements<'a> {
-    type Item = Raw<'a>;
+impl<'a> Elements<'a> {
+    /// The next one, without walking through a long value.
+    pub(crate) fn next_over(&mut self, long: LongValues<'_>) -> Option<Raw<'a>> {
+        self.advance(|text, start| long.end(text, start))
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    #[inline]
+    fn advance(&mut self, end_of: impl Fn(&[u8], usize) -> usize) -> Option<Raw<'a>> {
         let bytes = self.text.as_bytes();
         let mut at = skip_space(bytes, self.position);
         match bytes[at] {
@@ -330,8 +383,16 @@ impl<'a> Iterator for Elements<'a> {
             b',' => at = skip_space(bytes, at + 1),
             _ => {}
         }
-        self.position = skip_value(bytes, at);
+        self.position = end_of(bytes, at);
         Some(Raw(&self.text[at..self.position]))
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Raw<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance(skip_value)
     }
 }
 

@@ -10,6 +10,12 @@ use std::ops::Range;
 
 const _: () = assert!(DEPTH_MAX == u128::BITS as usize, "one bit per level");
 
+/// Levels on which long values are noted: the members of a message, the elements of a batch, the members of those, and one
+/// more for messages that lie in a `payload`.
+const LONG_VALUE_DEPTH_MAX: usize = 4;
+/// What counts as one.
+const LONG_VALUE_BYTES: usize = 16 << 10;
+
 /// What stands next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
@@ -38,7 +44,9 @@ pub struct Steps {
     objects: u128,
     depth: usize,
     name: Range<usize>,
-    value_start: usize,
+    /// Where the value under way starts on each of the outer levels, the first being that of the members.
+    starts: [usize; LONG_VALUE_DEPTH_MAX + 1],
+    long_values: Vec<Range<usize>>,
     members: Vec<(Range<usize>, Range<usize>)>,
     end: Option<usize>,
 }
@@ -55,7 +63,8 @@ impl Steps {
             objects: 0,
             depth: 0,
             name: 0..0,
-            value_start: 0,
+            starts: [0; LONG_VALUE_DEPTH_MAX + 1],
+            long_values: Vec::new(),
             members: Vec::new(),
             end: None,
         })
@@ -108,10 +117,11 @@ impl Steps {
     }
 
     fn value(&mut self, check: &mut Check<'_>) -> Result<(), JsonError> {
-        match self.depth {
-            0 => self.start = check.at,
-            1 => self.value_start = check.at,
-            _ => {}
+        if self.depth == 0 {
+            self.start = check.at;
+        }
+        if let Some(start) = self.starts.get_mut(self.depth) {
+            *start = check.at;
         }
         match check.peek() {
             Some(b'"') => {
@@ -178,15 +188,26 @@ impl Steps {
 
     fn value_ended(&mut self, check: &mut Check<'_>) {
         self.expected = Expected::More;
+        if let Some(start) = self.starts.get(self.depth).filter(|_| self.depth > 0)
+            && check.at - start >= LONG_VALUE_BYTES
+        {
+            self.long_values.push(start - self.start..check.at - self.start);
+        }
         if self.depth == 1 && self.in_object() {
-            self.members.push((self.name.clone(), self.value_start..check.at));
+            self.members.push((self.name.clone(), self.starts[1]..check.at));
         }
         if self.depth == 0 {
             let end = check.at;
+            self.long_values.sort_unstable_by_key(|place| place.start);
             check.space();
             // Anything behind it is refused by the next advance.
             self.end = (check.at == check.text.len()).then_some(end);
         }
+    }
+
+    /// Places of the long values on the outer levels, ascending, counted from the start of the value that the text is.
+    pub(crate) fn long_values(&self) -> &[Range<usize>] {
+        &self.long_values
     }
 
     fn in_object(&self) -> bool {
@@ -206,7 +227,7 @@ impl Steps {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{validate, validate_object};
+    use super::super::{LongValues, validate, validate_object};
     use super::*;
     use proptest::prelude::*;
 
@@ -257,6 +278,38 @@ mod tests {
             "\u{feff}{} ",
         ] {
             assert_eq!(in_steps(text.as_bytes(), 1), at_once(text.as_bytes()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn long_values_are_noted_where_they_stand() {
+        let long = "x\\\"".repeat(LONG_VALUE_BYTES / 3 + 1);
+        let text = format!(
+            "\u{feff} {{\"a\":1,\"deltas\": [ {{\"b\":[2], \"state\" : \"{long}\" ,\"c\":3}},4,{{\"map\":{{\"d\":[\"{long}\"]}}}} ],\
+             \"e\":\"{long}\"}} "
+        );
+        for step in [7, 1_000, 1 << 20] {
+            let mut steps = Steps::begin(text.as_bytes()).unwrap();
+            while !steps.step(text.as_bytes(), step).unwrap() {}
+            let body = steps.finish(text.as_bytes(), |_, _| {}).unwrap();
+            let places = steps.long_values();
+            for place in places {
+                assert_eq!(super::super::skip_value(body.text().as_bytes(), place.start), place.end);
+            }
+            // The list, its two objects, a string in one and an object and a list in the other, and the last string.
+            assert_eq!(places.len(), 7, "{places:?}");
+            assert!(places.is_sorted_by(|one, next| one.start < next.start));
+            let known = |base| LongValues { places, base };
+            let deltas = body.member("deltas").unwrap();
+            let base = |part: &str| part.as_ptr() as usize - body.text().as_ptr() as usize;
+            let mut elements = deltas.elements().unwrap();
+            for element in deltas.elements().unwrap() {
+                assert_eq!(elements.next_over(known(base(deltas.text()))), Some(element));
+                let Some(mut members) = element.members() else { continue };
+                for member in element.members().unwrap() {
+                    assert_eq!(members.next_over(known(base(element.text()))), Some(member));
+                }
+            }
         }
     }
 

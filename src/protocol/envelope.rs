@@ -2,7 +2,8 @@
 
 use super::kind::{BATCH_CODE_GO, Kind};
 use super::{Encoding, Fault};
-use crate::json::{self, Key, Raw, Steps};
+use crate::json::{self, Key, LongValues, Raw, Steps};
+use std::ops::Range;
 
 /// Bytes of the binary frame header: code, time stamp, payload length.
 pub const HEADER_BYTES: usize = 13;
@@ -43,6 +44,18 @@ impl<'a> Fields<'a> {
     pub fn read(object: Raw<'a>) -> Fields<'a> {
         let mut fields = Fields::default();
         fields.absorb(object, true);
+        fields
+    }
+
+    /// [`Fields::read`], without walking through long values.
+    pub(crate) fn read_over(object: Raw<'a>, long: LongValues<'_>) -> Fields<'a> {
+        let mut fields = Fields::default();
+        let Some(mut members) = object.members() else {
+            return fields;
+        };
+        while let Some((key, value)) = members.next_over(long) {
+            fields.set(key, value, true);
+        }
         fields
     }
 
@@ -127,6 +140,8 @@ pub struct Message<'a> {
     pub described: bool,
     /// It came under the batch code 0x22.
     pub go_batch: bool,
+    /// Places of long values in `body`, where they are known.
+    pub long_values: &'a [Range<usize>],
 }
 
 /// A message that is answered with an error instead of being handled.
@@ -198,15 +213,17 @@ impl LongParse {
     }
 
     /// What [`parse`] gives, once everything has been read.
-    pub fn finish<'a>(&self, bytes: &'a [u8]) -> Result<Message<'a>, Refused<'a>> {
-        parse_with(bytes, self.is_text, |json| {
+    pub fn finish<'a>(&'a self, bytes: &'a [u8]) -> Result<Message<'a>, Refused<'a>> {
+        let message = parse_with(bytes, self.is_text, |json| {
             let mut fields = Fields::default();
             let body = self
                 .steps
                 .as_ref()?
                 .finish(json, |key, value| fields.set(key, value, true))?;
             body.is_object().then_some((body, fields))
-        })
+        })?;
+        let long_values = self.steps.as_ref().map_or(&[][..], Steps::long_values);
+        Ok(Message { long_values, ..message })
     }
 }
 
@@ -257,6 +274,7 @@ fn parse_json<'a>(bytes: &'a [u8], read: impl ReadObject<'a>) -> Result<Message<
         body,
         described: false,
         go_batch: false,
+        long_values: &[],
     })
 }
 
@@ -308,6 +326,7 @@ fn parse_binary<'a>(bytes: &'a [u8], read: impl ReadObject<'a>) -> Result<Messag
         body,
         described,
         go_batch: code == BATCH_CODE_GO,
+        long_values: &[],
     })
 }
 

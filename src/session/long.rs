@@ -1,8 +1,14 @@
 //! A message of one connection that takes more than one turn (docs/architecture.md, "The hot path"). While it lasts
 //! nothing else of the connection is looked at, so order is kept; others have their turns in between.
 
+use crate::document::index::Index;
+use crate::json::Raw;
+use crate::limits::{MAP_STEP_BYTES, MAP_STEP_MEMBERS};
 use crate::protocol::LongParse;
-use crate::shard::mail::{DocumentId, RequestId};
+use crate::shard::mail::{DocumentId, RequestId, Span};
+use hashbrown::DefaultHashBuilder;
+use std::hash::BuildHasher;
+use std::ops::Range;
 
 /// Where such a message is.
 #[derive(Debug)]
@@ -43,8 +49,10 @@ pub struct Reading {
 pub struct Writing {
     /// The document it is for.
     pub document: DocumentId,
-    /// The JSON array of its elements, whose text was validated; empty if there is nothing more to send.
+    /// The JSON array of its elements, or its map, whose text was validated; empty if there is nothing more to send.
     pub deltas: Box<str>,
+    /// Places of long values in it.
+    pub long_values: Vec<Range<usize>>,
     /// How far it has been read.
     pub position: usize,
     /// The request's id and the id to acknowledge, as JSON.
@@ -57,10 +65,108 @@ pub struct Writing {
     pub count: u32,
     /// Elements refused so far because of the document they name.
     pub refused: usize,
+    /// The map that is being read.
+    pub map: Option<Box<MapReading>>,
     /// Something has been sent for the message's own document.
     pub began: bool,
     /// Its [`super::SplitWrite`].
     pub ticket: u64,
     /// What has been sent must be answered before anything else is done, because its home takes several turns for it.
     pub waits: bool,
+}
+
+/// A long map whose members are being read; of a name that occurs twice the last value counts.
+#[derive(Debug)]
+pub struct MapReading {
+    /// The document it is for.
+    pub document: DocumentId,
+    /// Where it stands in [`Writing::deltas`].
+    pub place: Range<usize>,
+    position: usize,
+    fields: Vec<(Span, Option<Span>)>,
+    index: Index,
+    hasher: DefaultHashBuilder,
+}
+
+impl MapReading {
+    /// Nothing has been read yet.
+    pub fn begin(document: DocumentId, place: Range<usize>) -> MapReading {
+        MapReading {
+            document,
+            place,
+            position: 0,
+            fields: Vec::new(),
+            index: Index::default(),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
+
+    /// Reads some members; `deltas` is [`Writing::deltas`]. Once nothing is left, gives the places of names and values in
+    /// the map's text.
+    pub fn step(&mut self, deltas: &str) -> Option<Vec<(Span, Option<Span>)>> {
+        let text = &deltas[self.place.clone()];
+        let span = |part: &str| {
+            let start = part.as_ptr() as usize - text.as_ptr() as usize;
+            start as u32..(start + part.len()) as u32
+        };
+        let at = |span: &Span| &text[span.start as usize..span.end as usize];
+        let Some(mut members) = Raw::from_kept(text).members_from(self.position) else {
+            return Some(Vec::new());
+        };
+        let (hasher, from) = (&self.hasher, self.position);
+        for _ in 0..MAP_STEP_MEMBERS {
+            if members.position() - from >= MAP_STEP_BYTES {
+                break;
+            }
+            let Some((name, value)) = members.next() else {
+                return Some(std::mem::take(&mut self.fields));
+            };
+            let (hash, fields) = (hasher.hash_one(name.escaped()), &mut self.fields);
+            let known = self
+                .index
+                .find(hash, |known| at(&fields[known as usize].0) == name.escaped());
+            match known {
+                Some(known) => fields[known as usize].1 = Some(span(value.text())),
+                None => {
+                    fields.push((span(name.escaped()), Some(span(value.text()))));
+                    let hash_of = |known: u32| hasher.hash_one(at(&fields[known as usize].0));
+                    self.index.insert(hash, fields.len() as u32 - 1, hash_of);
+                }
+            }
+        }
+        self.position = members.position();
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::validate;
+
+    #[test]
+    fn of_a_name_that_occurs_twice_the_last_value_counts() {
+        for names in [1, 7, MAP_STEP_MEMBERS - 1, 2 * MAP_STEP_MEMBERS] {
+            let member = |at: usize| format!("\"n{}\":{at}", at % names);
+            let map = format!("{{{}}}", (0..2 * names).map(member).collect::<Vec<_>>().join(","));
+            validate(map.as_bytes()).expect("an object");
+            let deltas = format!("[{map}]");
+            let mut reading = MapReading::begin("d".into(), 1..1 + map.len());
+            let mut steps = 1;
+            let fields = loop {
+                if let Some(fields) = reading.step(&deltas) {
+                    break fields;
+                }
+                steps += 1;
+                assert!(steps < 100, "no end in sight");
+            };
+            assert!(steps > 2 * names / MAP_STEP_MEMBERS, "{names} names in {steps} steps");
+            let at = |span: &Span| &map[span.start as usize..span.end as usize];
+            assert_eq!(fields.len(), names);
+            for (number, (name, value)) in fields.iter().enumerate() {
+                assert_eq!(at(name), format!("n{number}"));
+                assert_eq!(at(value.as_ref().unwrap()), (names + number).to_string());
+            }
+        }
+    }
 }

@@ -9,6 +9,7 @@ use crate::config::{Config, LimitsConfig, TrustedProxies};
 use crate::histogram::Durations;
 use crate::http::Api;
 use crate::ids::{SessionRef, ShardId};
+use crate::merging::MergeLink;
 use hashbrown::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,6 +55,8 @@ pub struct Context {
     pub started_unix_ms: u64,
     /// Where blocking work goes.
     pub run_blocking: RunBlocking,
+    /// Where large text states are merged.
+    pub merging: MergeLink,
     /// Where documents are stored, if they are.
     pub storage: Option<StorageLink>,
     /// The bus to other nodes, if there is one.
@@ -77,6 +80,8 @@ pub struct Parts {
     pub started_unix_ms: u64,
     /// Where blocking work goes.
     pub run_blocking: RunBlocking,
+    /// Where large text states are merged.
+    pub merging: MergeLink,
     /// Where documents are stored; there is one exactly if the configuration names a database.
     pub storage: Option<StorageLink>,
     /// The bus to other nodes; there is one exactly if the configuration names a Redis.
@@ -95,6 +100,7 @@ impl Context {
             addresses: Addresses::default(),
             started_unix_ms: parts.started_unix_ms,
             run_blocking: parts.run_blocking,
+            merging: parts.merging,
             storage: parts.storage,
             bus: parts.bus,
             measure: OnceLock::new(),

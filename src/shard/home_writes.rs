@@ -3,7 +3,6 @@
 use super::cluster::Outbound;
 use super::context::AddressKey;
 use super::library::{Text, refusal};
-use super::long_writes::is_long;
 use super::mail::{DocumentId, Mail, Refusal, RelayFanOut, Span, TextBody, TextFanOut, Write, WriteOp, Wrote};
 use super::requests::countable;
 use super::{Due, Shard};
@@ -13,9 +12,10 @@ use crate::document::{ClockView, Document, Limits, Verdict, Write as FieldWrite}
 use crate::ids::SessionRef;
 use crate::json::{Raw, write_string};
 use crate::limits::TEXT_RELAY_US;
+use crate::merging;
 use crate::mutation::Mutation;
 use crate::protocol::{Fault, Fields};
-use crate::text::{Echo, Incoming, TextError, merge};
+use crate::text::{Echo, Merged, TextError};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -66,7 +66,7 @@ impl Shard {
         if let Some(change) = adopted {
             self.publish_presence(place, &change);
         }
-        if write.ops.iter().any(is_long) {
+        if write.ops.iter().any(|op| self.is_long(op)) {
             return self.begin_long_write(write, joined);
         }
         let mut refusals = Vec::new();
@@ -81,16 +81,20 @@ impl Shard {
         }
         self.publish_operations(place, &mut relays);
         self.relay(place, session, relays);
-        let accepted = refusals.len() < write.ops.len();
-        self.metrics.elements_accepted += (write.ops.len() - refusals.len()) as u64;
         let kept = |op: &WriteOp| !matches!(op, WriteOp::RichText { .. } | WriteOp::LegacyText { .. });
-        if accepted && write.ops.iter().any(kept) {
+        if refusals.len() < write.ops.len() && write.ops.iter().any(kept) {
             self.changed(place);
         }
+        self.finish_write(place, write, refusals, joined);
+    }
+
+    /// All operations have been done, but for the refused ones: the write is answered.
+    pub(super) fn finish_write(&mut self, place: u32, write: Box<Write>, refusals: Vec<Refusal>, joined: bool) {
+        self.metrics.elements_accepted += (write.ops.len() - refusals.len()) as u64;
         let wrote = Wrote {
+            accepted: refusals.len() < write.ops.len(),
             write,
             refusals,
-            accepted,
             joined,
             unstored: false,
         };
@@ -217,27 +221,28 @@ impl Shard {
 
     /// A text state: merged at once; relayed within the window, or at once where that protects the author's next edits.
     fn apply_text(&mut self, place: u32, write: &Write, state: &Span, timestamp: Option<f64>) -> Result<(), Refusal> {
-        let text_limits = &self.library.text_limits;
-        let failed = |error: TextError| Refusal {
-            fault: Fault::BATCH_FAILED,
-            reason: Some(error.to_string()),
-            limit: None,
-        };
-        // Lone surrogates must be refused, not replaced: serde_json is strict where our own reader is lenient.
-        let json: Cow<'_, str> = match write.at(state) {
-            raw if raw.contains('\\') => Cow::Owned(serde_json::from_str(raw).map_err(|_| failed(TextError::NotJson))?),
-            raw => Cow::Borrowed(&raw[1..raw.len() - 1]),
-        };
-        let (unix_ms, session) = (self.now.unix_ms, write.session);
-        let limits = *text_limits;
+        let limits = self.library.text_limits;
         let Some(shelf) = self.library.at(place) else {
             return Ok(());
         };
         let stored = shelf.text.as_ref().map(|text| &text.state);
-        let highest = stored.map_or(0, |stored| stored.highest_clock());
-        let incoming = Incoming::parse(&json, &limits, highest).map_err(failed)?;
-        let merged = merge(stored.filter(|_| !Mutation::OverwriteText.is_on()), &incoming);
-        merged.state.check(&limits).map_err(failed)?;
+        let incoming = merging::read(write.at(state), stored, &limits).map_err(text_refusal)?;
+        let merged = merging::merge_read(stored, &incoming, &limits).map_err(text_refusal)?;
+        self.take_merged(place, write.session, timestamp, merged, None);
+        Ok(())
+    }
+
+    /// Takes over a merged text. `encoded`: what it is in messages, if that is known.
+    pub(super) fn take_merged(
+        &mut self,
+        place: u32,
+        session: SessionRef,
+        timestamp: Option<f64>,
+        merged: Merged,
+        encoded: Option<Bytes>,
+    ) {
+        let unix_ms = self.now.unix_ms;
+        let Some(shelf) = self.library.at(place) else { return };
         self.metrics.text_merges += 1;
         self.metrics.text_collisions += merged.collisions as u64;
         let client_ms = timestamp
@@ -246,7 +251,7 @@ impl Shard {
         let text = shelf.text.get_or_insert_default();
         text.timestamp = text.timestamp.max(client_ms.min(unix_ms + 1000));
         if merged.changed || text.encoded.is_none() {
-            text.encoded = None;
+            text.encoded = encoded;
             text.state = merged.state;
         }
         if merged.changed {
@@ -273,7 +278,6 @@ impl Shard {
         if changed {
             self.audit_text(place, session);
         }
-        Ok(())
     }
 
     /// Sends the current state to its author without waiting (R5).
@@ -430,12 +434,7 @@ impl Text {
     /// The state as messages carry it.
     pub(super) fn body(&mut self) -> TextBody {
         let state = &self.state;
-        let encoded = self.encoded.get_or_insert_with(|| {
-            let json = state.to_json();
-            let mut quoted = Vec::with_capacity(json.len() + json.len() / 4 + 2);
-            write_string(&mut quoted, &json);
-            Bytes::from(quoted)
-        });
+        let encoded = self.encoded.get_or_insert_with(|| merging::encoded(state));
         TextBody {
             state: encoded.clone(),
             timestamp: self.timestamp,
@@ -465,6 +464,15 @@ fn commit(
     document.check(limits, writes).map_err(refusal)?;
     let verdicts = writes.iter().map(|write| document.write(unix_ms, session, *write));
     Ok(verdicts.filter(|verdict| *verdict == Verdict::Lost).count() as u64)
+}
+
+/// Why a text state is refused.
+pub(super) fn text_refusal(error: TextError) -> Refusal {
+    Refusal {
+        fault: Fault::BATCH_FAILED,
+        reason: Some(error.to_string()),
+        limit: None,
+    }
 }
 
 pub(super) fn field_name<'a>(write: &'a Write, name: &Span) -> Cow<'a, str> {

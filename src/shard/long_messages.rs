@@ -9,16 +9,17 @@
 use super::Shard;
 use super::connection::Next;
 use super::inbound::to_usize;
-use super::mail::DocumentId;
+use super::mail::{DocumentId, WriteOp};
 use super::requests::message_id_of;
 use super::writes::{Common, Places, Sorted};
 use crate::ids::{SessionRef, Slot};
-use crate::json::Raw;
+use crate::json::{LongValues, Raw};
 use crate::limits::{
-    BATCH_STEP_BYTES, BATCH_STEP_ELEMENTS, LONG_MESSAGE_STEP_BYTES, OUTSTANDING_MAX, PARTIAL_BYTES_TOTAL_MAX,
+    BATCH_STEP_BYTES, BATCH_STEP_ELEMENTS, LONG_MESSAGE_STEP_BYTES, MAP_STEP_BYTES, OUTSTANDING_MAX,
+    PARTIAL_BYTES_TOTAL_MAX,
 };
-use crate::protocol::{Fault, Fields, Kind, LongParse};
-use crate::session::long::{Long, Reading, Writing};
+use crate::protocol::{Fault, Fields, Kind, LongParse, Message};
+use crate::session::long::{Long, MapReading, Reading, Writing};
 use crate::session::{Flags, Stage};
 use std::sync::Arc;
 
@@ -143,9 +144,35 @@ impl Shard {
     }
 
     /// A long batch that has been read: its elements are to leave.
-    pub(super) fn begin_writing(&mut self, slot: Slot, document: DocumentId, fields: &Fields<'_>) {
-        let deltas = fields.deltas.filter(|deltas| deltas.is_array());
-        self.keep_writing(slot, document, fields, deltas.map_or("", Raw::text));
+    pub(super) fn begin_writing(&mut self, slot: Slot, document: DocumentId, message: &Message<'_>) {
+        let deltas = message.fields.deltas.filter(|deltas| deltas.is_array());
+        self.keep_writing(slot, document, &message.fields, deltas.map_or("", Raw::text));
+        let body = Places {
+            text: message.body.text(),
+        };
+        let Some(inside) = deltas.map(|deltas| body.of(deltas.text())) else {
+            return;
+        };
+        let (from, to) = (inside.start as usize, inside.end as usize);
+        let known = message
+            .long_values
+            .iter()
+            .filter(|place| from < place.start && place.end < to);
+        let extra = self.sessions.at_mut(slot).and_then(|session| session.extra.as_mut());
+        if let Some(Long::Writing(writing)) = extra.and_then(|extra| extra.long.as_deref_mut()) {
+            writing.long_values = known.map(|place| place.start - from..place.end - from).collect();
+        }
+    }
+
+    /// A `delta` whose map is read in steps before it leaves.
+    pub(super) fn begin_long_map(&mut self, slot: Slot, document: DocumentId, fields: &Fields<'_>, map: Raw<'_>) {
+        self.keep_writing(slot, document.clone(), fields, map.text());
+        self.pause(slot);
+        let extra = self.sessions.at_mut(slot).and_then(|session| session.extra.as_mut());
+        if let Some(Long::Writing(writing)) = extra.and_then(|extra| extra.long.as_deref_mut()) {
+            (writing.is_batch, writing.count, writing.began) = (false, 1, true);
+            writing.map = Some(Box::new(MapReading::begin(document, 0..map.text().len())));
+        }
     }
 
     /// A write for which its homes take several turns: what comes behind it waits for the answer. `parts`: so many homes
@@ -178,12 +205,14 @@ impl Shard {
         let writing = Writing {
             document,
             deltas: deltas.into(),
+            long_values: Vec::new(),
             position: 0,
             id: owned(fields.request_id()),
             message_id: owned(message_id_of(fields)),
             is_batch: true,
             count: 0,
             refused: 0,
+            map: None,
             began: false,
             ticket,
             waits: false,
@@ -214,44 +243,50 @@ impl Shard {
 
     /// Sends the next elements to their homes; returns whether none are left.
     fn send_elements(&mut self, slot: Slot, session: SessionRef, writing: &mut Writing) -> bool {
+        if writing.map.is_some() {
+            return self.send_map(slot, session, writing);
+        }
         let start = writing.position.max(1);
         let array = (!writing.deltas.is_empty()).then(|| Raw::from_kept(&writing.deltas));
         let id = writing.id.as_deref().map(Raw::from_kept);
         let mut sorted = Sorted::new(writing.document.clone(), writing.count, writing.refused);
+        sorted.map_bytes_max = MAP_STEP_BYTES;
         let (mut text, mut done) = (String::new(), true);
         if let Some(mut elements) = array.and_then(|array| array.elements_from(start)) {
             let places = Places {
                 text: &writing.deltas[start..],
             };
-            let mut taken = 0;
+            let (mut taken, mut end) = (0, start);
             done = loop {
                 if taken == BATCH_STEP_ELEMENTS || elements.position() - start >= BATCH_STEP_BYTES {
                     break false;
                 }
-                let Some(element) = elements.next() else { break true };
+                end = elements.position();
+                let long = |base| LongValues {
+                    places: &writing.long_values,
+                    base,
+                };
+                let Some(element) = elements.next_over(long(0)) else {
+                    break true;
+                };
                 taken += 1;
-                self.sort_element(slot, element, places, id, &mut sorted);
+                let fields = Fields::read_over(element, long(elements.position() - element.text().len()));
+                self.sort_element(slot, element, &fields, places, id, &mut sorted);
+                if let Some((document, span)) = sorted.long_map.take() {
+                    let place = start + span.start as usize..start + span.end as usize;
+                    writing.map = Some(Box::new(MapReading::begin(document, place)));
+                    break false;
+                }
+                end = elements.position();
             };
             writing.position = elements.position();
-            let read = &writing.deltas[start..writing.position];
+            let read = &writing.deltas[start..end];
             text.reserve(read.len() + 128);
             text.push_str(read);
         }
         (writing.count, writing.refused) = (sorted.count, sorted.refused);
-        writing.waits = sorted.is_long();
-        let mut append = |part: &Option<Box<str>>| {
-            let part = part.as_deref()?;
-            let start = text.len() as u32;
-            text.push_str(part);
-            Some(start..text.len() as u32)
-        };
-        let common = Common {
-            id: append(&writing.id),
-            message_id: append(&writing.message_id),
-            is_batch: writing.is_batch,
-            count: writing.count,
-            ticket: Some(writing.ticket),
-        };
+        writing.waits = sorted.is_long(self.context.merging.bytes_min);
+        let common = common_of(writing, &mut text);
         let text: Arc<str> = text.into();
         // A batch of nothing is a write all the same: it subscribes its author and is acknowledged.
         let own = !sorted.ops.is_empty() || (done && !writing.began);
@@ -263,6 +298,30 @@ impl Shard {
             self.send_part(slot, session, document, &text, ops, &common);
         }
         done && !writing.waits
+    }
+
+    /// Reads on in a long map, and sends it to its home once it has been read; returns whether nothing is left.
+    fn send_map(&mut self, slot: Slot, session: SessionRef, writing: &mut Writing) -> bool {
+        let Some(mut reading) = writing.map.take() else {
+            return false;
+        };
+        let Some(fields) = reading.step(&writing.deltas) else {
+            writing.map = Some(reading);
+            return false;
+        };
+        let map = &writing.deltas[reading.place.clone()];
+        let mut text = String::with_capacity(map.len() + 128);
+        text.push_str(map);
+        if !writing.is_batch {
+            writing.deltas = Box::default();
+        }
+        let common = common_of(writing, &mut text);
+        let op = WriteOp::Fields(fields.into());
+        writing.waits = self.is_long(&op);
+        writing.began |= reading.document == writing.document;
+        let ops = [op].into_iter().collect();
+        self.send_part(slot, session, reading.document, &text.into(), ops, &common);
+        !writing.is_batch && !writing.waits
     }
 
     fn send_part(
@@ -301,5 +360,22 @@ impl Shard {
             split.ack = ack;
         }
         self.part_wrote(slot, writing.ticket, false, false);
+    }
+}
+
+/// What the parts of a write have in common; the ids are put behind `text`.
+fn common_of(writing: &Writing, text: &mut String) -> Common {
+    let mut append = |part: &Option<Box<str>>| {
+        let part = part.as_deref()?;
+        let start = text.len() as u32;
+        text.push_str(part);
+        Some(start..text.len() as u32)
+    };
+    Common {
+        id: append(&writing.id),
+        message_id: append(&writing.message_id),
+        is_batch: writing.is_batch,
+        count: writing.count,
+        ticket: Some(writing.ticket),
     }
 }

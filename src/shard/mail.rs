@@ -11,6 +11,7 @@ use crate::cluster::BusEvent;
 use crate::document::FlushedField;
 use crate::http::Question;
 use crate::ids::{SessionRef, ShardId};
+use crate::merging::MergeAnswer;
 use crate::protocol::Fault;
 use crate::saved::Answer;
 use crate::session::Session;
@@ -107,6 +108,8 @@ pub enum Mail {
     Measure(SyncSender<(ShardId, Box<Metrics>)>),
     /// From storage: answers to what this shard asked.
     Storage(Vec<Answer>),
+    /// From a thread that merges: the answer to the request under way.
+    TextMerged(Box<MergeAnswer>),
     /// From the bus between the nodes.
     Bus(Vec<BusEvent>),
     /// From a blocking thread: the HTTP response to a login.

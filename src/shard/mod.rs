@@ -49,6 +49,7 @@ mod snapshots;
 mod stored_snapshots;
 mod storehouse;
 mod superseded;
+mod text_merging;
 mod upkeep;
 mod users;
 mod writes;
@@ -108,6 +109,10 @@ pub struct Shard {
     long: VecDeque<SessionRef>,
     /// Writes to documents here that take several turns, the first of them under way.
     long_writes: VecDeque<long_writes::LongWrite>,
+    /// Writes whose next element is a large text state; the first is being merged elsewhere.
+    text_writes: VecDeque<long_writes::LongWrite>,
+    /// How often the first of them has been merged in vain.
+    merge_tries: u8,
     /// Slots that got something to send since the last turn.
     writable: Vec<Slot>,
     /// Sessions that more was to be sent to than may wait; closed at the end of the turn.
@@ -168,6 +173,8 @@ impl Shard {
             resumable: Vec::new(),
             long: VecDeque::new(),
             long_writes: VecDeque::new(),
+            text_writes: VecDeque::new(),
+            merge_tries: 0,
             writable: Vec::new(),
             slow: Vec::new(),
             encoder: Encoder::default(),
@@ -277,6 +284,7 @@ impl Shard {
                 // Whoever asked may have stopped waiting.
                 let _ = report.try_send((self.id, Box::new(self.measured())));
             }
+            Mail::TextMerged(answer) => self.text_merged(*answer),
             Mail::Storage(answers) => self.storage_answered(answers),
             Mail::Bus(events) => self.bus_events(events),
             Mail::LoggedIn { session, login } => self.logged_in(session, *login),
@@ -423,7 +431,11 @@ impl Handler for Shard {
     }
 
     fn is_drained(&self) -> bool {
-        self.draining && self.sessions.is_empty() && self.long_writes.is_empty() && !self.has_unsaved()
+        self.draining
+            && self.sessions.is_empty()
+            && self.long_writes.is_empty()
+            && self.text_writes.is_empty()
+            && !self.has_unsaved()
     }
 }
 

@@ -9,7 +9,7 @@ use super::sending::Details;
 use super::{Due, Shard};
 use crate::ids::{SessionRef, Slot};
 use crate::json::Raw;
-use crate::limits::{CHUNK_SET_IDLE_US, CLIENT_ID_BYTES_MAX, ELEMENT_ERRORS_MAX, LONG_MESSAGE_BYTES};
+use crate::limits::{CHUNK_SET_IDLE_US, CLIENT_ID_BYTES_MAX, ELEMENT_ERRORS_MAX, LONG_MESSAGE_BYTES, MAP_STEP_BYTES};
 use crate::protocol::{Fault, Fields, Kind, Message, Style, parse};
 use crate::session::chunks::Chunk;
 use crate::session::{ClientId, Flags, SplitWrite, Subscription};
@@ -96,7 +96,7 @@ impl<'a> Places<'a> {
     }
 
     /// One element of a batch, by the first test that matches (protocol §5.7); `None`: ignored.
-    fn element(self, element: Raw<'_>, fields: &Fields<'_>, index: u32) -> Option<WriteOp> {
+    fn element(self, element: Raw<'_>, fields: &Fields<'a>, index: u32) -> Option<Element<'a>> {
         let kind = fields.kind.and_then(Raw::string);
         let whole = self.of(element.text());
         match kind.as_deref() {
@@ -104,33 +104,40 @@ impl<'a> Places<'a> {
                 let state = fields
                     .state
                     .filter(|state| state.is_string() && state.text() != "\"\"")?;
-                return Some(WriteOp::Text {
+                return Some(Element::Op(WriteOp::Text {
                     state: self.of(state.text()),
                     timestamp: fields.timestamp.and_then(Raw::number),
-                });
+                }));
             }
-            Some("text") => return Some(WriteOp::LegacyText { element: whole }),
-            Some("richtext") => return Some(WriteOp::RichText { element: whole }),
-            Some("counter") => return Some(WriteOp::Counter { element: whole, index }),
+            Some("text") => return Some(Element::Op(WriteOp::LegacyText { element: whole })),
+            Some("richtext") => return Some(Element::Op(WriteOp::RichText { element: whole })),
+            Some("counter") => return Some(Element::Op(WriteOp::Counter { element: whole, index })),
             _ => {}
         }
         let operation = fields.operation.and_then(Raw::string);
         let is_set = matches!(operation.as_deref(), Some("add" | "remove" | "clear"));
         if is_set && fields.field.is_none() {
-            return Some(WriteOp::Set { element: whole });
+            return Some(Element::Op(WriteOp::Set { element: whole }));
         }
         if let Some(map) = [fields.changes, fields.delta]
             .into_iter()
             .flatten()
             .find(|map| map.is_object())
         {
-            return Some(self.map(map));
+            return Some(Element::Map(map));
         }
         fields
             .field
             .filter(|field| field.is_string())
-            .map(|field| self.field(fields, field))
+            .map(|field| Element::Op(self.field(fields, field)))
     }
+}
+
+/// What an element of a batch is.
+enum Element<'a> {
+    Op(WriteOp),
+    /// A map of plain writes, which has not been read.
+    Map(Raw<'a>),
 }
 
 /// What a write message has in common for all its documents; the ids as places in the text that goes with it.
@@ -155,6 +162,10 @@ pub(super) struct Sorted {
     pub(super) count: u32,
     /// Elements that name a document which may not be written.
     pub(super) refused: usize,
+    /// A longer map is not read but left in `long_map`.
+    pub(super) map_bytes_max: usize,
+    /// The map that was too long, and the document it is for. No further element may follow before it has been taken out.
+    pub(super) long_map: Option<(DocumentId, Span)>,
 }
 
 impl Sorted {
@@ -167,15 +178,17 @@ impl Sorted {
             positions: HashMap::new(),
             count,
             refused,
+            map_bytes_max: usize::MAX,
+            long_map: None,
         }
     }
 }
 
 impl Sorted {
     /// Whether a home takes several turns for any of them.
-    pub(super) fn is_long(&self) -> bool {
+    pub(super) fn is_long(&self, text_bytes_min: usize) -> bool {
         let elsewhere = self.elsewhere.iter().flat_map(|(_, ops)| ops);
-        self.ops.iter().chain(elsewhere).any(is_long)
+        self.ops.iter().chain(elsewhere).any(|op| is_long(op, text_bytes_min))
     }
 }
 
@@ -193,14 +206,18 @@ impl Shard {
         };
         let fields = &message.fields;
         let filled = |map: &Raw<'_>| map.is_object() && !map.is_empty();
+        let field = fields.field.filter(|field| field.is_string());
+        let changes = || fields.changes.filter(|_| field.is_none());
+        let map = fields.delta.filter(filled).or_else(|| changes().filter(filled));
+        if let Some(map) = map.filter(|map| map.text().len() > MAP_STEP_BYTES) {
+            return self.begin_long_map(slot, document, fields, map);
+        }
         let mut ops = Ops::new();
-        if let Some(map) = fields.delta.filter(filled) {
+        if let Some(map) = map {
             ops.push(places.map(map));
-        } else if let Some(field) = fields.field.filter(|field| field.is_string()) {
+        } else if let Some(field) = field {
             self.learn_writer(slot, fields);
             ops.push(places.field(fields, field));
-        } else if let Some(map) = fields.changes.filter(filled) {
-            ops.push(places.map(map));
         }
         let mut common = Common {
             id: places.of_raw(fields.request_id()),
@@ -209,7 +226,7 @@ impl Shard {
             count: 1,
             ticket: None,
         };
-        if ops.iter().any(is_long) {
+        if ops.iter().any(|op| self.is_long(op)) {
             common.ticket = Some(self.begin_waiting(slot, document.clone(), fields, 1, None));
         }
         self.post_write(slot, session, document, message.body.text().into(), ops, &common);
@@ -227,12 +244,12 @@ impl Shard {
             text: message.body.text(),
         };
         if message.body.text().len() > LONG_MESSAGE_BYTES {
-            return self.begin_writing(slot, document, &message.fields);
+            return self.begin_writing(slot, document, message);
         }
         let id = message.fields.request_id();
         let mut sorted = Sorted::new(document.clone(), 0, 0);
         for element in message.fields.deltas.and_then(Raw::elements).into_iter().flatten() {
-            self.sort_element(slot, element, places, id, &mut sorted);
+            self.sort_element(slot, element, &Fields::read(element), places, id, &mut sorted);
         }
         let mut common = Common {
             id: places.of_raw(id),
@@ -242,7 +259,7 @@ impl Shard {
             ticket: None,
         };
         let parts = sorted.elsewhere.len() + 1;
-        if sorted.is_long() {
+        if sorted.is_long(self.context.merging.bytes_min) {
             let (fields, count) = (&message.fields, Some(sorted.count));
             common.ticket = Some(self.begin_waiting(slot, document.clone(), fields, parts, count));
         } else if parts > 1 {
@@ -257,19 +274,19 @@ impl Shard {
     }
 
     /// Puts an element of a batch to those of its document.
-    pub(super) fn sort_element(
+    pub(super) fn sort_element<'a>(
         &mut self,
         slot: Slot,
-        element: Raw<'_>,
-        places: Places<'_>,
+        element: Raw<'a>,
+        fields: &Fields<'a>,
+        places: Places<'a>,
         id: Option<Raw<'_>>,
         sorted: &mut Sorted,
     ) {
         let index = sorted.count;
         sorted.count += 1;
-        let fields = Fields::read(element);
-        self.learn_writer(slot, &fields);
-        let Some(op) = places.element(element, &fields, index) else {
+        self.learn_writer(slot, fields);
+        let Some(found) = places.element(element, fields, index) else {
             self.metrics.elements_ignored += 1;
             return;
         };
@@ -277,18 +294,31 @@ impl Shard {
             .document()
             .and_then(Raw::string)
             .filter(|id| **id != *sorted.document && !id.is_empty());
-        if other.is_none() {
-            sorted.ops.push(op);
-            return;
-        }
-        if let Some(other) = self.writable_elsewhere(slot, &fields, id, &mut sorted.refused) {
-            let elsewhere = &mut sorted.elsewhere;
-            let position = *sorted.positions.entry(other.clone()).or_insert(elsewhere.len());
-            if position == elsewhere.len() {
-                elsewhere.push((other, Ops::new()));
+        let other = match other {
+            None => None,
+            Some(_) => match self.writable_elsewhere(slot, fields, id, &mut sorted.refused) {
+                None => return,
+                writable => writable,
+            },
+        };
+        let op = match found {
+            Element::Op(op) => op,
+            Element::Map(map) if map.text().len() > sorted.map_bytes_max => {
+                let document = other.unwrap_or_else(|| sorted.document.clone());
+                sorted.long_map = Some((document, places.of(map.text())));
+                return;
             }
-            elsewhere[position].1.push(op);
+            Element::Map(map) => places.map(map),
+        };
+        let Some(other) = other else {
+            return sorted.ops.push(op);
+        };
+        let elsewhere = &mut sorted.elsewhere;
+        let position = *sorted.positions.entry(other.clone()).or_insert(elsewhere.len());
+        if position == elsewhere.len() {
+            elsewhere.push((other, Ops::new()));
         }
+        elsewhere[position].1.push(op);
     }
 
     /// The other document an element names, if the session may write it; answers if not, unless enough such answers have

@@ -31,6 +31,7 @@ pub use merge::{Echo, Merged, merge};
 
 use blocks::Blocks;
 use builder::Builder;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Bounds on one text state.
@@ -113,6 +114,9 @@ pub enum TextError {
     /// A clock that no honest replica can have reached.
     #[error("text state has a clock far ahead of its characters")]
     ClockAhead,
+    /// Merging it failed, which is nobody's fault but the server's.
+    #[error("text state could not be merged")]
+    Failed,
 }
 
 /// A merged state in canonical form: what is stored and relayed. Cloning shares everything.
@@ -143,6 +147,13 @@ impl TextState {
     /// The text a reader sees: live characters in document order.
     pub fn visible_text(&self) -> String {
         order::visible_text(&self.blocks)
+    }
+
+    /// Whether this is the very same state: not merely an equal one.
+    pub fn is_same(&self, other: &TextState) -> bool {
+        Arc::ptr_eq(&self.blocks.list, &other.blocks.list)
+            && Arc::ptr_eq(&self.blocks.text, &other.blocks.text)
+            && self.clock == other.clock
     }
 
     /// The highest value of any character. It leaves `clock.value` out on purpose: that number is only what a replica

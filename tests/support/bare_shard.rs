@@ -13,7 +13,9 @@ use synckit_server::config::{Config, Flags};
 use synckit_server::handler::{Effect, Handler};
 use synckit_server::http::Api;
 use synckit_server::ids::{ShardId, Slot};
+use synckit_server::merging::{self, MergeQueue};
 use synckit_server::shard::context::{Context, Parts};
+use synckit_server::shard::mail::Mail;
 use synckit_server::shard::{Shard, ShardEffect, StorageLink};
 
 pub const UNIX_MS: u64 = 1_760_000_000_000;
@@ -38,12 +40,23 @@ pub fn context_among(
     variables: &[(&str, &str)],
     shards: u16,
 ) -> Arc<Context> {
+    with_merges(bus, storage, variables, shards).0
+}
+
+/// The same, with the queue of large text states, which somebody has to merge.
+fn with_merges(
+    bus: Option<BusLink>,
+    storage: Option<StorageLink>,
+    variables: &[(&str, &str)],
+    shards: u16,
+) -> (Arc<Context>, MergeQueue) {
     let look_up = |name: &str| {
         let found = variables.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| (*value).to_owned())
     };
     let config = Config::from_env(look_up, &Flags::default()).expect("a valid configuration");
     let authenticator = Arc::new(Authenticator::new(&config.auth, Vec::new()));
+    let (merging, merges) = merging::queue(shards);
     let parts = Parts {
         api: Arc::new(Api::new(&config, authenticator.clone(), None)),
         authenticator,
@@ -51,8 +64,9 @@ pub fn context_among(
         storage,
         bus,
         run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
+        merging,
     };
-    Arc::new(Context::new(config, shards, parts))
+    (Arc::new(Context::new(config, shards, parts)), merges)
 }
 
 /// A text frame as a client sends it.
@@ -101,6 +115,8 @@ pub struct BareShard {
     /// Letters to other shards.
     pub mail: Vec<(ShardId, <Shard as Handler>::Mail)>,
     scratch: Vec<u8>,
+    /// Large text states of all shards of the server.
+    merges: MergeQueue,
     /// Bytes that left, all connections together.
     pub sent_bytes: u64,
     /// Sends that left.
@@ -115,7 +131,7 @@ impl BareShard {
 
     /// The shards of one server; their mail is left in [`BareShard::mail`] for the caller to deliver.
     pub fn several(shards: u16) -> Vec<BareShard> {
-        BareShard::all_of(context(&OPEN, shards), shards)
+        BareShard::all_of(with_merges(None, None, &OPEN, shards), shards)
     }
 
     /// One shard with a database; what it says of its health and where requests go is the link's.
@@ -129,13 +145,14 @@ impl BareShard {
         let stored = [("DATABASE_URL", "sqlite:unused")];
         let variables = OPEN.into_iter().chain(stored).chain(variables.iter().copied());
         let variables: Vec<(&str, &str)> = variables.collect();
-        let context = context_over(Some(link), &variables, 1);
+        let context = with_merges(None, Some(link), &variables, 1);
         BareShard::all_of(context, 1).pop().expect("one shard")
     }
 
-    fn all_of(context: Arc<Context>, shards: u16) -> Vec<BareShard> {
+    fn all_of((context, merges): (Arc<Context>, MergeQueue), shards: u16) -> Vec<BareShard> {
         let shard = |id| BareShard {
             shard: Shard::new(ShardId(id), context.clone()),
+            merges: merges.clone(),
             now: Now {
                 mono_us: 3_600_000_000,
                 unix_ms: UNIX_MS,
@@ -194,6 +211,17 @@ impl BareShard {
             }
         }
         self.effects = effects;
+    }
+
+    /// Merges a large text state as the server's threads do, if one waits; returns whether one did. For a server of one
+    /// shard.
+    pub fn merge(&mut self) -> bool {
+        let Some(request) = self.merges.take() else {
+            return false;
+        };
+        let answer = Mail::TextMerged(Box::new(request.run()));
+        self.shard.mail(self.now, ShardId::EXTERNAL, answer);
+        true
     }
 
     /// Time passes.

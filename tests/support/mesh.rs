@@ -19,6 +19,7 @@ use synckit_server::config::{Config, Flags};
 use synckit_server::handler::{Effect, End, Flow, Handler};
 use synckit_server::http::Api;
 use synckit_server::ids::{ShardId, Slot};
+use synckit_server::merging::{self, MergeQueue, MergeRequest};
 use synckit_server::shard::context::{Context, Parts};
 use synckit_server::shard::{Shard, ShardEffect};
 
@@ -116,6 +117,11 @@ pub struct World {
     pairs: Vec<Vec<Pair>>,
     effects: Vec<ShardEffect>,
     pub storage: Option<SimulatedStorage>,
+    merges: MergeQueue,
+    /// Text states that are being merged, with the time at which that will be done.
+    merging: Vec<(u64, MergeRequest)>,
+    /// How many have been merged that way.
+    pub merged: usize,
     /// Mail between shards takes up to this long.
     delay_us_max: usize,
 }
@@ -154,11 +160,15 @@ impl World {
     ) -> Self {
         let config = config(variables);
         let authenticator = Arc::new(Authenticator::new(&config.auth, Vec::new()));
+        let (mut merging, merges) = merging::queue(shards);
+        // Small states take the way of large ones as well, in some runs all of them.
+        merging.bytes_min = [0, 600, merging.bytes_min][(seed % 3) as usize];
         let parts = Parts {
             api: Arc::new(Api::new(&config, authenticator.clone(), None)),
             authenticator,
             started_unix_ms: UNIX_MS,
             run_blocking: Box::new(|_, _| panic!("nobody logs in here")),
+            merging,
             storage: storage.as_ref().map(SimulatedStorage::link),
             bus,
         };
@@ -183,6 +193,9 @@ impl World {
                 .collect(),
             effects: Vec::new(),
             storage,
+            merges,
+            merging: Vec::new(),
+            merged: 0,
         }
     }
 
@@ -259,6 +272,7 @@ impl World {
     pub fn is_drained(&self) -> bool {
         self.shards().all(Shard::is_drained)
             && self.storage.as_ref().is_none_or(SimulatedStorage::is_idle)
+            && self.is_merging_nothing()
             && self.pairs.iter().flatten().all(|pair| pair.letters.is_empty())
     }
 
@@ -276,6 +290,7 @@ impl World {
         self.pairs.iter().flatten().all(|pair| pair.letters.is_empty())
             && self.nodes.iter().all(|node| !node.awake)
             && self.storage.as_ref().is_none_or(SimulatedStorage::is_idle)
+            && self.is_merging_nothing()
             && self.sockets.iter().all(quiet)
     }
 
@@ -288,7 +303,8 @@ impl World {
             .filter(|socket| socket.wants_write && socket.place.is_some());
         let storage = self.storage.as_ref().and_then(SimulatedStorage::next_us);
         let stalls = stalls.map(|socket| socket.stalled_until_us);
-        deadlines.chain(stalls).chain(storage).min()
+        let merges = self.merging.iter().map(|(due_us, _)| *due_us);
+        deadlines.chain(stalls).chain(storage).chain(merges).min()
     }
 
     pub fn pass(&mut self, us: u64) {
@@ -306,6 +322,7 @@ impl World {
     /// Most shards take a turn, in any order.
     pub fn take_turns(&mut self) {
         self.answer_from_storage();
+        self.merge_texts();
         let mut order: Vec<usize> = (0..self.nodes.len()).collect();
         self.dice.shuffle(&mut order);
         for at in order {
@@ -328,6 +345,26 @@ impl World {
             let node = &mut self.nodes[shard.index()];
             node.awake = true;
             node.shard.mail(self.now, ShardId::EXTERNAL, Mail::Storage(answers));
+        }
+    }
+
+    fn is_merging_nothing(&self) -> bool {
+        self.merging.is_empty() && self.merges.waiting() == 0
+    }
+
+    fn merge_texts(&mut self) {
+        let now_us = self.now.mono_us;
+        while let Some(request) = self.merges.take() {
+            let due_us = now_us + [0, 700, 20_000, 150_000][self.dice.below(4)];
+            self.merging.push((due_us, request));
+        }
+        let due = self.merging.extract_if(.., |(due_us, _)| *due_us <= now_us);
+        for (_, request) in due.collect::<Vec<_>>() {
+            self.merged += 1;
+            let node = &mut self.nodes[request.shard.index()];
+            node.awake = true;
+            let answer = Mail::TextMerged(Box::new(request.run()));
+            node.shard.mail(self.now, ShardId::EXTERNAL, answer);
         }
     }
 
