@@ -67,6 +67,26 @@ fn a_node_starts_without_its_redis_and_finds_it_later() {
     assert_clients_sync(&server, "late");
 }
 
+/// Clients do not wait until a node is ready, and without a database only the others know what the documents hold.
+#[test]
+fn the_first_answer_of_a_node_that_has_just_started_is_whole() {
+    let redis = Redis::start();
+    let first = node(&redis).start();
+    wait_until_ready(&first, true);
+    let mut author = Client::connect(&first, Dialect::Json);
+    for document in 0..20 {
+        author.write_acked(&document.to_string(), json!({"a": document}));
+    }
+    for _ in 0..3 {
+        let second = node(&redis).start();
+        let mut newcomer = Client::connect(&second, Dialect::Json);
+        for document in 0..20 {
+            let state = newcomer.sync(&document.to_string())["state"].clone();
+            assert_eq!(state, json!({"a": document}), "document {document}");
+        }
+    }
+}
+
 #[test]
 fn clients_go_on_while_redis_is_killed_silent_or_cuts_connections() {
     let mut redis = Redis::start();

@@ -577,7 +577,13 @@ fn a_node_that_has_just_started_learns_what_the_others_hold() {
         }
         run.settle(10_000_000);
         run.crash(1);
+        // Even the very first answer is what the others hold.
         let late = run.late_joiner(1, "red");
+        let at_once = late.copies["red"]
+            .fields
+            .keys()
+            .filter(|name| !name.starts_with("other"));
+        assert_eq!(at_once.count(), 10, "shown by a node that has just started");
         run.peers.push((1, Peer::new(8, Kind::Json, seed)));
         run.peers[1].1.connect(&mut run.worlds[1], false);
         run.peers[1].1.subscribe(&mut run.worlds[1], "red");

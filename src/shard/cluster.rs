@@ -16,6 +16,8 @@ use std::collections::VecDeque;
 pub(super) const NODES_TICK_US: u64 = 250_000;
 /// How often a node says that it is there.
 pub(super) const ALIVE_US: u64 = 2_000_000;
+/// So long after a node began, or came back to the bus, it may not have heard yet of nodes that are there.
+pub(super) const NEWCOMER_US: u64 = ALIVE_US + 2 * NODES_TICK_US;
 /// A node that has been silent for so long is not waited for.
 pub(super) const PEER_SILENT_US: u64 = 7_000_000;
 /// A node that has been silent for so long is forgotten.
@@ -70,6 +72,8 @@ pub(super) struct Cluster {
     pub last_epoch: u64,
     /// Other nodes by their numbers.
     pub nodes: HashMap<u64, Peer>,
+    /// The end of [`NEWCOMER_US`]; `None` before the first turn.
+    pub newcomer_until_us: Option<u64>,
     /// Documents that changed lately.
     pub active: Vec<u32>,
     /// Documents with presence entries that this node answers for.
@@ -179,6 +183,7 @@ impl Cluster {
             account: format!("node:{node}:{epoch}").into(),
             last_epoch: epoch,
             nodes: HashMap::new(),
+            newcomer_until_us: None,
             active: Vec::new(),
             present: Vec::new(),
             backlog: VecDeque::new(),
@@ -259,7 +264,12 @@ impl Cluster {
         std::mem::take(&mut self.lost_node)
     }
 
-    /// Whether anybody could answer.
+    /// Whether there may be nodes that have not been heard yet.
+    pub fn is_newcomer(&self, now_us: u64) -> bool {
+        self.newcomer_until_us.is_none_or(|until_us| now_us < until_us)
+    }
+
+    /// Whether anybody is known who could answer.
     pub fn has_peers(&self, now_us: u64) -> bool {
         self.nodes.values().any(|peer| peer.heard_us + PEER_SILENT_US > now_us)
     }

@@ -5,9 +5,9 @@
 //! says what this node would say makes it keep silent. A document that does not change is announced with a slow sweep only.
 
 use super::cluster::{
-    ALIVE_US, ANNOUNCED_TIMES, BACKLOG_STEP, EXCHANGE_US, GAP_PATIENCE_US, JOIN_PATIENCE_US, NODES_TICK_US,
-    PEER_FORGOTTEN_US, PEERS_PATIENCE_US, PRESENCE_AGAIN_US, QUIET_US, ROWS_MAX, STORE_FOR_OTHERS_US, SWEEP_ROUND_US,
-    SWEEP_STEP, SWEEP_STEP_HURRIED, UNASKED_MAX,
+    ALIVE_US, ANNOUNCED_TIMES, BACKLOG_STEP, EXCHANGE_US, GAP_PATIENCE_US, JOIN_PATIENCE_US, NEWCOMER_US,
+    NODES_TICK_US, PEER_FORGOTTEN_US, PEERS_PATIENCE_US, PRESENCE_AGAIN_US, QUIET_US, ROWS_MAX, STORE_FOR_OTHERS_US,
+    SWEEP_ROUND_US, SWEEP_STEP, SWEEP_STEP_HURRIED, UNASKED_MAX,
 };
 use super::context::AddressKey;
 use super::library::Shelf;
@@ -80,7 +80,7 @@ impl Shard {
     /// A document that is being loaded has been joined, or will not be for now.
     fn proceed_loading(&mut self, document: &DocumentId) {
         let now_us = self.now.mono_us;
-        let ask = self.context.storage.is_none() && self.is_connected() && self.has_peers();
+        let ask = self.context.storage.is_none() && self.is_connected() && (self.has_peers() || self.is_newcomer());
         let Some(storehouse) = self.storehouse.as_deref_mut() else {
             return;
         };
@@ -120,10 +120,18 @@ impl Shard {
         self.cluster.as_deref().is_some_and(|cluster| cluster.has_peers(now_us))
     }
 
-    /// Starts the way of a document into memory among several nodes.
+    fn is_newcomer(&self) -> bool {
+        let now_us = self.now.mono_us;
+        self.cluster
+            .as_deref()
+            .is_some_and(|cluster| cluster.is_newcomer(now_us))
+    }
+
+    /// Starts the way of a document into memory among several nodes. A node that has just begun may take clients before it
+    /// has reached the bus.
     pub(super) fn begin_loading_shared(&mut self, document: &DocumentId) {
         self.join(document);
-        if self.is_connected() {
+        if self.is_connected() || self.is_newcomer() {
             self.watch_peers();
         } else {
             self.proceed_loading(document);
@@ -468,6 +476,9 @@ impl Shard {
     pub(super) fn nodes_due(&mut self) {
         let now_us = self.now.mono_us;
         self.deadlines.at(now_us + NODES_TICK_US, Due::Nodes);
+        if let Some(cluster) = self.cluster.as_deref_mut() {
+            cluster.newcomer_until_us.get_or_insert(now_us + NEWCOMER_US);
+        }
         self.give_up_assemblies();
         self.submit_backlog();
         if !self.is_connected() {
@@ -611,12 +622,14 @@ impl Shard {
 
     /// Anything may have been missed, and anything sent may not have left.
     pub(super) fn interrupted(&mut self) {
+        let now_us = self.now.mono_us;
         let places = self.library.places();
         let Some(cluster) = self.cluster.as_deref_mut() else {
             return;
         };
         (cluster.hurried, cluster.sweep_next) = (places, 0);
         (cluster.alive_us, cluster.digests_us, cluster.presence_us) = (0, 0, 0);
+        cluster.newcomer_until_us = Some(now_us + NEWCOMER_US);
         let active = cluster.active.clone();
         for place in active {
             self.announce_later(place);
