@@ -342,18 +342,20 @@ impl Shard {
         let digest = self.digest_of(place);
         let spread_us = self.cluster.as_deref_mut().map_or(0, |cluster| cluster.spread_us());
         let Some(shelf) = self.library.at(place) else { return };
-        let has_counters = shelf.counters.is_some();
         let Some(shared) = shelf.shared.as_mut() else { return };
         if let Some(cluster) = self.cluster.as_deref().filter(|_| epoch > 0) {
             shared.heard(node, epoch, &cluster.nodes).settle(epoch, sequence);
         }
-        let has_gap = shared.heard.iter().any(|heard| heard.has_gap());
-        // Which operations a node counted, no other one says.
-        if (shared.ask == node || shared.ask == 0) && !(has_gap && has_counters) {
-            shared.ask_us = 0;
-        }
-        if !has_gap {
-            shared.questions = 0;
+        match shared.heard.iter().find(|heard| heard.has_gap()) {
+            // What is missing still, another node has said; this one need not know it.
+            Some(missing) if shared.ask == node => shared.ask = missing.node,
+            Some(_) => {}
+            None => {
+                shared.questions = 0;
+                if shared.ask == node || shared.ask == 0 {
+                    shared.ask_us = 0;
+                }
+            }
         }
         if digest == state.digest {
             // Everybody who heard it has what this node would say, but for what it counted.
