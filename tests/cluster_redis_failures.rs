@@ -67,6 +67,19 @@ fn a_node_starts_without_its_redis_and_finds_it_later() {
     assert_clients_sync(&server, "late");
 }
 
+/// A node without a database keeps snapshots in its own memory, as a single server does.
+#[test]
+fn a_node_without_a_database_keeps_snapshots() {
+    let redis = Redis::start();
+    let server = node(&redis).start();
+    let mut author = Client::connect(&server, Dialect::Json);
+    author.write_acked("d", json!({"a": 1}));
+    let made = server.request("POST", "/snapshots/d", &[], "");
+    assert_eq!(made.status, 200, "{}", made.text());
+    let latest = server.get("/snapshots/d/latest");
+    assert_eq!((latest.status, &latest.json()["state"]), (200, &json!({"a": 1})));
+}
+
 /// Clients do not wait until a node is ready, and without a database only the others know what the documents hold.
 #[test]
 fn the_first_answer_of_a_node_that_has_just_started_is_whole() {

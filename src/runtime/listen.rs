@@ -9,9 +9,14 @@ use super::sys;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// Connections that may wait to be accepted, per shard; the kernel caps it at `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
+
+/// How long a port that is taken is tried again, and the pause between trials.
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
+const PORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Seconds of silence after which the kernel probes a connection, between probes, and probes until it is given up.
 const KEEPALIVE: [(i32, i32); 3] = [
@@ -23,7 +28,7 @@ const KEEPALIVE: [(i32, i32); 3] = [
 /// Opens `count` listeners on `address`. Returns them with the address in force (port 0 is resolved).
 pub(super) fn open(address: SocketAddr, count: u16, backlog: i32) -> Result<(Vec<OwnedFd>, SocketAddr), StartError> {
     let failed = |source| StartError::from_listen(address, source);
-    let first = TcpListener::from(open_first(&address, backlog).map_err(failed)?);
+    let first = TcpListener::from(open_first_patiently(&address, backlog).map_err(failed)?);
     let resolved = first.local_addr().map_err(failed)?;
     let mut listeners = vec![OwnedFd::from(first)];
     for _ in 1..count {
@@ -65,6 +70,20 @@ pub(super) fn adopt(
     Ok((listeners, address))
 }
 
+/// The kernel frees what io_uring held of a server that ended only a moment after its process is gone, and a restart should
+/// not fail because of that.
+fn open_first_patiently(address: &SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
+    let end = Instant::now() + PORT_PATIENCE;
+    loop {
+        match open_first(address, backlog) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(PORT_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 fn open_first(address: &SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     let socket = prepared(address)?;
     sys::bind(socket.as_fd(), address)?;
@@ -101,4 +120,26 @@ fn set_inherited_options(socket: &OwnedFd) -> io::Result<()> {
     KEEPALIVE
         .iter()
         .try_for_each(|(option, value)| sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, *option, *value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_given_up_a_moment_later_is_taken() {
+        let former = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = former.local_addr().unwrap();
+        let leaving = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(former);
+        });
+        assert_eq!(open(address, 2, BACKLOG).unwrap().1, address);
+        leaving.join().unwrap();
+        let began = Instant::now();
+        let kept = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = open(kept.local_addr().unwrap(), 1, BACKLOG);
+        assert!(matches!(taken, Err(StartError::PortTaken { .. })), "{taken:?}");
+        assert!(began.elapsed() >= PORT_PATIENCE);
+    }
 }

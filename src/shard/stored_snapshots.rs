@@ -42,7 +42,7 @@ struct Pending {
 impl Shard {
     /// Takes a question about snapshots to storage. `false`: it is no such question, or there is no storage.
     pub(super) fn ask_storage(&mut self, ticket: u64, from: ShardId, question: &Arc<Question>) -> bool {
-        if self.storehouse.is_none() || !question.is_about_snapshots() {
+        if self.context.storage.is_none() || !question.is_about_snapshots() {
             return false;
         }
         let ask = match &**question {
