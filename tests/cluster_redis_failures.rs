@@ -1,6 +1,7 @@
-//! Redis may fail (docs/cluster.md): down at the start, killed and restarted, silent, out of memory. Clients of a node go on
-//! among themselves all the while and are acknowledged; who was cut off gets what it missed; `/health`, `/health/ready`, the metrics and the log say what is the
-//! matter; it heals without a restart. A real Redis and a real server, each its own process.
+//! Redis may fail, and nodes begin while others are at work (docs/cluster.md). Redis down at the start, killed and restarted,
+//! silent, out of memory: clients of a node go on among themselves all the while and are acknowledged; who was cut off gets
+//! what it missed; `/health`, `/health/ready`, the metrics and the log say what is the matter; it heals without a restart. A
+//! node that has just begun answers whole from its first answer. A real Redis and a real server, each its own process.
 
 use test_support as support;
 
