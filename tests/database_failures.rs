@@ -384,6 +384,13 @@ fn sigterm_under_load_stores_everything_acknowledged() {
         assert_eq!(status.code(), Some(0), "{}", server.log());
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert!(!acknowledged.is_empty(), "nothing was acknowledged");
+        if url == postgres.url() {
+            // Clocks that follow later have followed.
+            let behind = "SELECT count(*) FROM documents d LEFT JOIN vector_clocks v ON v.document_id = d.id
+                WHERE v.clock_value IS DISTINCT FROM (d.state->'meta'->>'L')::bigint";
+            let behind = postgres.connect().query_one(behind, &[]).expect("a count");
+            assert_eq!(behind.get::<_, i64>(0), 0);
+        }
         let server = Server::with().env("DATABASE_URL", &url).start();
         let state = Client::connect(&server, Dialect::Json).sync("last")["state"].clone();
         for field in &acknowledged {

@@ -5,7 +5,7 @@ use test_support as support;
 
 use support::database::Postgres;
 use synckit_server::storage::Backend;
-use synckit_server::storage::postgres::{Postgres as Connection, PostgresUrl};
+use synckit_server::storage::postgres::{Clocks, Postgres as Connection, PostgresUrl};
 
 #[test]
 fn the_clean_up_deletes_what_is_too_old_and_nothing_else() {
@@ -25,7 +25,7 @@ fn the_clean_up_deletes_what_is_too_old_and_nothing_else() {
                  SELECT 'd', '{}', '{}', n, now() - n * INTERVAL '13 hours' FROM generate_series(1, 14) n",
         )
         .expect("rows");
-    let mut connection = Connection::connect(&url).expect("a connection");
+    let mut connection = Connection::connect(&url, &Clocks::default()).expect("a connection");
     // While another server is at it, nothing is done twice.
     let mut other = admin.transaction().expect("a transaction");
     other

@@ -6,9 +6,10 @@
 use test_support as support;
 
 use postgres::Client;
+use std::time::{Duration, Instant};
 use support::database::Postgres;
 use synckit_server::saved::{AuditEntry, AuditKind};
-use synckit_server::storage::postgres::{Postgres as Connection, PostgresUrl};
+use synckit_server::storage::postgres::{Clocks, Postgres as Connection, PostgresUrl};
 use synckit_server::storage::{Backend, RowWrite};
 
 const FAMILY_TRIGGERS: &str = "
@@ -63,12 +64,20 @@ fn writes_are_counted(connection: &mut Connection, admin: &mut Client) {
         connection.store(&[write("a", 1, "{\"n\":2}", 20, &[])]),
         Ok(vec![Some(2)])
     );
+    // Clocks of rows that are updated follow within a second.
+    assert_eq!(row(admin, "a"), (2, 2, Some(10), 0, true));
+    let due = connection.settle(false).expect("nothing is due yet").expect("a time");
+    assert!(due > Instant::now() && due < Instant::now() + Duration::from_secs(1));
+    assert_eq!(row(admin, "a"), (2, 2, Some(10), 0, true));
+    std::thread::sleep(due - Instant::now());
+    assert_eq!(connection.settle(false), Ok(None));
     assert_eq!(row(admin, "a"), (2, 2, Some(20), 0, true));
     admin.batch_execute(age).expect("an old row");
     assert_eq!(
         connection.store(&[write("a", 2, "{\"n\":3}", 15, &one)]),
         Ok(vec![Some(3)])
     );
+    assert_eq!(connection.settle(true), Ok(None));
     assert_eq!(row(admin, "a"), (3, 3, Some(20), 1, true));
     // Another version than that of the row, alone and beside others: nothing is written for it.
     assert_eq!(
@@ -90,6 +99,8 @@ fn writes_are_counted(connection: &mut Connection, admin: &mut Client) {
         write("b", 1, "{\"n\":6}", 60, &one),
     ];
     assert_eq!(connection.store(&batch), Ok(vec![None, Some(2)]));
+    assert_eq!(row(admin, "b"), (2, 6, Some(50), 2, true));
+    assert_eq!(connection.settle(true), Ok(None));
     assert_eq!(row(admin, "a"), (4, 5, Some(50), 3, true));
     assert_eq!(row(admin, "b"), (2, 6, Some(60), 2, true));
     // A row that another program made has no clock yet.
@@ -99,6 +110,7 @@ fn writes_are_counted(connection: &mut Connection, admin: &mut Client) {
         connection.store(&[write("theirs", 1, "{\"n\":7}", 70, &one)]),
         Ok(vec![Some(2)])
     );
+    assert_eq!(connection.settle(true), Ok(None));
     assert_eq!(row(admin, "theirs"), (2, 7, Some(70), 1, true));
     // Other programs: the version counts and the time is now, also if they set them.
     for (version, update) in (3..).zip([
@@ -112,6 +124,14 @@ fn writes_are_counted(connection: &mut Connection, admin: &mut Client) {
         assert_eq!(admin.execute(&update, &[]).expect("their update"), 1);
         assert_eq!(row(admin, "theirs"), (version, 8, Some(70), 1, true), "{update}");
     }
+    // What was deleted meanwhile has no clock to write.
+    assert_eq!(
+        connection.store(&[write("theirs", 6, "{\"n\":9}", 80, &[])]),
+        Ok(vec![Some(7)])
+    );
+    let delete = "DELETE FROM documents WHERE id = 'theirs'";
+    assert_eq!(admin.execute(delete, &[]).expect("their deletion"), 1);
+    assert_eq!(connection.settle(true), Ok(None));
     connection.clear().expect("the tables can be emptied");
 }
 
@@ -121,7 +141,7 @@ fn every_update_moves_version_and_time_whoever_writes() {
     let url = PostgresUrl::parse(&postgres.url()).expect("a URL");
     Connection::migrate(&url).expect("the schema");
     let mut admin = postgres.connect();
-    let mut connection = Connection::connect(&url).expect("a connection");
+    let mut connection = Connection::connect(&url, &Clocks::default()).expect("a connection");
     writes_are_counted(&mut connection, &mut admin);
     admin.batch_execute(FAMILY_TRIGGERS).expect("their triggers");
     writes_are_counted(&mut connection, &mut admin);

@@ -5,7 +5,7 @@ use crate::config::{Database as Choice, StorageConfig};
 use crate::runtime::Mailer;
 use crate::shard::mail::Mail;
 use crate::shard::{StorageFacts, StorageLink};
-use crate::storage::postgres::{Postgres, PostgresUrl};
+use crate::storage::postgres::{Clocks, Postgres, PostgresUrl};
 use crate::storage::sqlite::Sqlite;
 use crate::storage::{Backend, Connect, Health, Queues, Role, Storage, Threads, Trouble};
 use rand::Rng;
@@ -36,11 +36,11 @@ pub(super) fn open(config: &StorageConfig) -> Result<Option<Database>, ServerErr
         Choice::Memory => return Ok(None),
         Choice::Postgres(url) => {
             let url = PostgresUrl::parse(url)?;
-            let (for_connect, for_migrate) = (url.clone(), url.clone());
+            let (for_connect, for_migrate, clocks) = (url.clone(), url.clone(), Clocks::default());
             (
                 format!("postgresql://{}", url.place()),
                 Threads::of_pool(config.pool_min, config.pool_max),
-                Box::new(move || Ok(Box::new(Postgres::connect(&for_connect)?) as Box<dyn Backend>)),
+                Box::new(move || Ok(Box::new(Postgres::connect(&for_connect, &clocks)?) as Box<dyn Backend>)),
                 Box::new(move || Postgres::migrate(&for_migrate)),
             )
         }

@@ -1,6 +1,7 @@
 //! What a database must be able to do. One value is one connection, used by one thread.
 
 use crate::saved::{AuditEntry, RowFacts, SnapshotAsk, SnapshotRow};
+use std::time::Instant;
 use thiserror::Error;
 
 /// One connection to a database.
@@ -17,6 +18,11 @@ pub trait Backend: Send {
     /// row's version is not the expected one and nothing was written for it. On an error nothing was written, unless the
     /// connection was lost during the commit.
     fn store(&mut self, rows: &[RowWrite<'_>]) -> Result<Vec<Option<i64>>, Trouble>;
+
+    /// Writes what may follow a commit a little later, as far as it is due, or `all` of it. Returns when there will be more.
+    fn settle(&mut self, _all: bool) -> Result<Option<Instant>, Trouble> {
+        Ok(None)
+    }
 
     /// Keeps, reads or deletes snapshots. Asked again after a lost connection it does no more than once.
     fn snapshots(&mut self, ask: &SnapshotAsk) -> Result<Vec<SnapshotRow>, Trouble>;

@@ -56,7 +56,7 @@ impl Worker {
         &self.health
     }
 
-    /// The next piece of work; `None`: there will be no more. Meanwhile looks after the connection.
+    /// The next piece of work; `None`: there will be no more. Meanwhile looks after the connection, and settles.
     pub fn next<T>(&mut self, queue: &Receiver<T>) -> Option<T> {
         let idle_since = Instant::now();
         // At the start, so that the first work does not wait for a connection, and after trouble.
@@ -64,9 +64,14 @@ impl Worker {
             self.probe();
         }
         loop {
-            match queue.recv_timeout(PING_PERIOD) {
+            let due = self.settle(false);
+            let wait = due.map_or(PING_PERIOD, |due| {
+                due.saturating_duration_since(Instant::now()).min(PING_PERIOD)
+            });
+            match queue.recv_timeout(wait) {
                 Ok(work) => return Some(work),
                 Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) if wait < PING_PERIOD => {}
                 Err(RecvTimeoutError::Timeout) if self.kept => self.probe(),
                 Err(RecvTimeoutError::Timeout) => {
                     if idle_since.elapsed() > IDLE_MAX {
@@ -75,6 +80,27 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Writes what is due beside documents, or all of it; what cannot be written now is due again later. Returns when to
+    /// come back.
+    pub fn settle(&mut self, all: bool) -> Option<Instant> {
+        if self.role != Role::Writes {
+            return None;
+        }
+        let connection = self.connection.as_mut()?;
+        self.health.begins(self.place);
+        let outcome = connection.settle(all);
+        self.health.ends(self.place);
+        match outcome {
+            Ok(due) => return due,
+            Err(Trouble::Away(text)) => {
+                self.connection = None;
+                self.health.fails(&text);
+            }
+            Err(Trouble::Again(text) | Trouble::Refused(text)) => tracing::debug!("later again: {text}"),
+        }
+        None
     }
 
     /// Notices an outage, and its end, while there is nothing to do.

@@ -45,6 +45,7 @@ pub(super) fn run(mut worker: Worker, queue: &Receiver<Work>, node: &str, reply:
             reply(shard, vec![Answer::Cleared]);
         }
     }
+    worker.settle(true);
 }
 
 /// A document on its way into the database.

@@ -1,10 +1,11 @@
 //! Documents in PostgreSQL, in the tables of docs/protocol.md §18.2.
 //!
 //! A batch is one statement, so it is one transaction and one round trip however many documents it writes: rows are
-//! updated where their version is the expected one, new rows are inserted where there is none, and vector clocks and
-//! audit trail follow only those that were written. Batches come in the order of their ids, so that servers which write the
+//! updated where their version is the expected one, new rows are inserted where there is none, and the audit trail follows
+//! only those that were written; their vector clocks come within a second. Batches come in the order of their ids, so that servers which write the
 //! same documents do not lock each other out.
 
+mod clocks;
 mod migrations;
 pub mod probe;
 mod snapshots;
@@ -12,6 +13,7 @@ mod store;
 mod tls;
 mod url;
 
+pub use clocks::Clocks;
 pub use url::{PostgresUrl, UrlError};
 
 use super::backend::{Backend, Role, Row, RowWrite, SessionRow, Trouble};
@@ -19,6 +21,7 @@ use crate::saved::{RowFacts, SnapshotAsk, SnapshotRow};
 use postgres::error::{Error, SqlState};
 use postgres::{Client, Statement};
 use std::error::Error as _;
+use std::time::Instant;
 use store::Writes;
 
 /// Plans of writes are made once, perhaps while the tables are empty, and know nothing of the arrays' lengths. So nothing may
@@ -56,16 +59,21 @@ pub struct Postgres {
     load: Statement,
     /// Prepared with the first write, or by [`Backend::warm_up`] for those who write.
     writes: Option<Writes>,
+    clocks: Clocks,
 }
 
 impl Postgres {
-    /// Connects to a database that [`Postgres::migrate`] has prepared.
-    pub fn connect(url: &PostgresUrl) -> Result<Postgres, Trouble> {
+    /// Connects to a database that [`Postgres::migrate`] has prepared. `clocks` are shared by all connections.
+    pub fn connect(url: &PostgresUrl, clocks: &Clocks) -> Result<Postgres, Trouble> {
         let mut client = url.connect()?;
         client.batch_execute(SETTINGS).map_err(|error| trouble(&error))?;
         let load = client.prepare(LOAD).map_err(|error| trouble(&error))?;
-        let writes = None;
-        Ok(Postgres { client, load, writes })
+        Ok(Postgres {
+            client,
+            load,
+            writes: None,
+            clocks: clocks.clone(),
+        })
     }
 
     /// Brings the schema up to date. Safe from several servers at once.
@@ -107,7 +115,33 @@ impl Backend for Postgres {
 
     fn store(&mut self, rows: &[RowWrite<'_>]) -> Result<Vec<Option<i64>>, Trouble> {
         let stored = self.writing().and_then(|(client, writes)| writes.run(client, rows));
-        stored.map_err(|error| trouble(&error))
+        let versions = stored.map_err(|error| trouble(&error))?;
+        let updated = rows.iter().zip(&versions);
+        let updated = updated.filter(|(row, version)| row.version != 0 && version.is_some());
+        self.clocks
+            .owe(updated.map(|(row, _)| (row.id, row.clock)), Instant::now());
+        Ok(versions)
+    }
+
+    fn settle(&mut self, all: bool) -> Result<Option<Instant>, Trouble> {
+        let shared = self.clocks.clone();
+        loop {
+            let now = Instant::now();
+            let clocks = shared.take(all, now);
+            if clocks.is_empty() {
+                return Ok(shared.due());
+            }
+            let written = self
+                .writing()
+                .and_then(|(client, writes)| writes.clocks(client, &clocks));
+            if let Err(error) = written {
+                shared.owe(clocks.iter().map(|(document, clock)| (&**document, *clock)), now);
+                return Err(trouble(&error));
+            }
+            if !all {
+                return Ok(shared.due());
+            }
+        }
     }
 
     fn warm_up(&mut self, role: Role) -> Result<(), Trouble> {
@@ -141,6 +175,7 @@ impl Backend for Postgres {
 
     fn clear(&mut self) -> Result<(), Trouble> {
         let all = "DELETE FROM sessions; DELETE FROM snapshots; DELETE FROM deltas; DELETE FROM vector_clocks; DELETE FROM documents";
+        self.clocks.clear();
         self.client.batch_execute(all).map_err(|error| trouble(&error))
     }
 

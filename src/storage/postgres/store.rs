@@ -10,27 +10,21 @@ use hashbrown::HashMap;
 use postgres::error::Error;
 use postgres::{Client, Row, Statement};
 use rand::Rng;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longest `field_path` and `client_id` in the audit trail, in characters.
 const FIELD_PATH_CHARS_MAX: usize = 500;
 
 // Rows are written in the order of the arrays, which is that of the ids. Version and time are what the triggers would make
-// them, who then need not be called. `vector_clocks.updated_at` moves once a minute: as long as no indexed column changes, an
-// update touches no index.
+// them, who then need not be called. The clocks of rows that are updated follow later: see [`super::clocks`].
 const UPDATE: &str = "
 WITH input AS (
-    SELECT t.*, 'server' AS client
-    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) AS t(id, version, state, clock)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) AS t(id, version, state, clock)
 ), updated AS (
     UPDATE documents d SET state = i.state::jsonb, version = d.version + 1, updated_at = now()
     FROM input i WHERE d.id = ANY (ARRAY[i.id]) AND d.version = i.version
-    RETURNING d.id, d.version, i.clock, i.client
-), counted AS (
-    UPDATE vector_clocks v SET clock_value = greatest(v.clock_value, u.clock),
-        updated_at = CASE WHEN v.updated_at > now() - INTERVAL '1 minute' THEN v.updated_at ELSE now() END
-    FROM updated u WHERE v.document_id = ANY (ARRAY[u.id]) AND v.client_id = ANY (ARRAY[u.client])
-    RETURNING v.document_id
+    RETURNING d.id, d.version
 )";
 
 /// The same where some documents have no row yet. Two texts, because every part of a statement takes its time to be set up,
@@ -41,11 +35,8 @@ const INSERT: &str = ", inserted AS (
 ), done AS (
     SELECT id, version FROM updated UNION ALL SELECT id, version FROM inserted
 ), clocks AS (
-    INSERT INTO vector_clocks AS v (document_id, client_id, clock_value)
-    SELECT i.id, 'server', i.clock FROM input i
-    WHERE (i.id IN (SELECT id FROM done)) IS TRUE AND (i.id IN (SELECT document_id FROM counted)) IS NOT TRUE
-    ON CONFLICT (document_id, client_id)
-    DO UPDATE SET clock_value = greatest(v.clock_value, excluded.clock_value), updated_at = now()
+    INSERT INTO vector_clocks (document_id, client_id, clock_value)
+    SELECT i.id, 'server', i.clock FROM input i WHERE (i.id IN (SELECT id FROM inserted)) IS TRUE
 )";
 
 const AUDIT: &str = ", audited AS (
@@ -61,36 +52,33 @@ const UPDATE_ONE: &str = "
 WITH updated AS (
     UPDATE documents d SET state = $3::text::jsonb, version = d.version + 1, updated_at = now()
     WHERE d.id = $1 AND d.version = $2 RETURNING d.id, d.version
-), counted AS (
-    UPDATE vector_clocks v SET clock_value = greatest(v.clock_value, $4::bigint),
-        updated_at = CASE WHEN v.updated_at > now() - INTERVAL '1 minute' THEN v.updated_at ELSE now() END
-    WHERE v.document_id = $1 AND v.client_id = 'server' AND EXISTS (SELECT FROM updated)
-    RETURNING v.document_id
 )";
 
 /// The one entry it has in the audit trail.
 const AUDIT_ONE: &str = ", audited AS (
     INSERT INTO deltas (id, document_id, client_id, operation_type, field_path, value, clock_value)
-    SELECT $5::text::uuid, u.id, $6::text, $7::text, $8::text, $9::text::jsonb, $10::bigint FROM updated u
+    SELECT $4::text::uuid, u.id, $5::text, $6::text, $7::text, $8::text::jsonb, $9::bigint FROM updated u
 )";
 
-/// What was written, and whether its clock was.
-const UPDATED: &str = "SELECT id, version, (id IN (SELECT document_id FROM counted)) IS TRUE FROM updated";
-const UPDATED_ONE: &str = "SELECT id, version, EXISTS (SELECT FROM counted) FROM updated";
-const STORED: &str = "SELECT id, version, true FROM done";
+/// What was written.
+const UPDATED: &str = "SELECT id, version FROM updated";
+const STORED: &str = "SELECT id, version FROM done";
 
-/// Clocks of rows that another program made.
+/// Clocks of rows that were updated. `updated_at` moves once a minute: as long as no indexed column changes, no index is
+/// touched.
 const CLOCKS: &str = "
 INSERT INTO vector_clocks AS v (document_id, client_id, clock_value)
-SELECT t.id, 'server', t.clock FROM unnest($1::text[], $2::bigint[]) AS t(id, clock) JOIN documents d ON d.id = t.id
-ON CONFLICT (document_id, client_id)
-DO UPDATE SET clock_value = greatest(v.clock_value, excluded.clock_value), updated_at = now()";
+SELECT d.id, 'server', t.clock FROM unnest($1::text[], $2::bigint[]) AS t(id, clock), documents d
+WHERE d.id = ANY (ARRAY[t.id])
+ON CONFLICT (document_id, client_id) DO UPDATE SET clock_value = greatest(v.clock_value, excluded.clock_value),
+    updated_at = CASE WHEN v.updated_at > now() - INTERVAL '1 minute' THEN v.updated_at ELSE now() END";
 
 /// The statements, prepared; each without and with an audit trail.
 pub(super) struct Writes {
     one: [Statement; 2],
     update: [Statement; 2],
     insert: [Statement; 2],
+    clocks: Statement,
 }
 
 impl Writes {
@@ -102,9 +90,10 @@ impl Writes {
             ])
         };
         Ok(Writes {
-            one: both(UPDATE_ONE, AUDIT_ONE, UPDATED_ONE)?,
+            one: both(UPDATE_ONE, AUDIT_ONE, UPDATED)?,
             update: both(UPDATE, &AUDIT.replace("DONE", "updated"), UPDATED)?,
             insert: both(&format!("{UPDATE}{INSERT}"), &AUDIT.replace("DONE", "done"), STORED)?,
+            clocks: client.prepare(CLOCKS)?,
         })
     }
 
@@ -125,6 +114,7 @@ impl Writes {
             lam: 0,
         };
         self.write_one(client, &nobody, Some(&nothing))?;
+        self.clocks(client, &[])?;
         self.write_many(client, &[], true).map(drop)
     }
 
@@ -136,18 +126,19 @@ impl Writes {
         }?;
         let places: HashMap<&str, usize> = rows.iter().enumerate().map(|(at, row)| (row.id, at)).collect();
         let mut outcome = vec![None; rows.len()];
-        let mut uncounted = Vec::new();
         for row in done {
-            let (id, version, counted): (&str, i64, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let (id, version): (&str, i64) = (row.try_get(0)?, row.try_get(1)?);
             if let Some(&at) = places.get(id) {
                 outcome[at] = Some(version);
-                if !counted {
-                    uncounted.push(at);
-                }
             }
         }
-        count(client, rows, &uncounted);
         Ok(outcome)
+    }
+
+    /// Writes clocks, which come in the order of their documents; those of rows that are gone are left out.
+    pub(super) fn clocks(&self, client: &mut Client, clocks: &[(Arc<str>, i64)]) -> Result<(), Error> {
+        let (ids, clocks): (Vec<&str>, Vec<i64>) = clocks.iter().map(|(id, clock)| (&**id, *clock)).unzip();
+        client.execute(&self.clocks, &[&ids, &clocks]).map(drop)
     }
 
     fn write_one(
@@ -157,7 +148,7 @@ impl Writes {
         entry: Option<&AuditEntry>,
     ) -> Result<Vec<Row>, Error> {
         let Some(entry) = entry else {
-            return client.query(&self.one[0], &[&row.id, &row.version, &row.state, &row.clock]);
+            return client.query(&self.one[0], &[&row.id, &row.version, &row.state]);
         };
         let entry = Audited::of(entry);
         let id = uuid_v7(unix_ms(), rand::rng().random());
@@ -167,7 +158,6 @@ impl Writes {
                 &row.id,
                 &row.version,
                 &row.state,
-                &row.clock,
                 &id,
                 &entry.client,
                 &entry.kind,
@@ -207,18 +197,6 @@ impl Writes {
                 &audit.clocks,
             ],
         )
-    }
-}
-
-/// Gives clocks to rows that had none. The documents are committed: if this fails, the next write of each tries again.
-fn count(client: &mut Client, rows: &[RowWrite<'_>], places: &[usize]) {
-    if places.is_empty() {
-        return;
-    }
-    let ids: Vec<&str> = places.iter().map(|at| rows[*at].id).collect();
-    let clocks: Vec<i64> = places.iter().map(|at| rows[*at].clock).collect();
-    if let Err(error) = client.execute(CLOCKS, &[&ids, &clocks]) {
-        tracing::warn!("vector clocks of {} documents are not written: {error}", ids.len());
     }
 }
 
