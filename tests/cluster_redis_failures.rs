@@ -101,6 +101,40 @@ fn the_first_answer_of_a_node_that_has_just_started_is_whole() {
     }
 }
 
+/// Nor do they wait for other nodes where nobody else has the document: a question that reached nobody has been answered.
+#[test]
+fn documents_that_nobody_has_wait_for_nobody() {
+    const DOCUMENTS: usize = 100;
+    let redis = Redis::start();
+    let (first, second) = (node(&redis).start(), node(&redis).start());
+    wait_until_ready(&first, true);
+    wait_until_ready(&second, true);
+    let mut theirs = Client::connect(&second, Dialect::Json);
+    theirs.write_acked("theirs", json!({"a": 1}));
+    let mut client = Client::connect(&first, Dialect::Json);
+    // A node that has just begun waits all the same: the others may be on their way back to the bus.
+    let deadline = Instant::now() + PATIENT;
+    for round in 0.. {
+        let began = Instant::now();
+        for document in 0..DOCUMENTS {
+            let document = format!("{round}:{document}");
+            client.send_text(
+                &json!({"type": "subscribe", "id": "s", "timestamp": 1, "documentId": document}).to_string(),
+            );
+        }
+        client.send_text(r#"{"type":"ping","id":"p","timestamp":1}"#);
+        let answers: Vec<String> = (0..=DOCUMENTS).map(|_| client.next().kind).collect();
+        let documents = answers.iter().filter(|kind| *kind == "sync_response");
+        assert_eq!(documents.count(), DOCUMENTS, "{answers:?}");
+        // Four at a time, each 300 ms, would be 7.5 s.
+        if began.elapsed() < Duration::from_secs(2) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{:?} in round {round}", began.elapsed());
+    }
+    assert_eq!(client.sync("theirs")["state"], json!({"a": 1}));
+}
+
 #[test]
 fn clients_go_on_while_redis_is_killed_silent_or_cuts_connections() {
     let mut redis = Redis::start();

@@ -94,6 +94,46 @@ fn what_was_left_is_silent_and_what_is_joined_again_speaks() {
 }
 
 #[test]
+fn a_question_says_how_many_nodes_it_reached() {
+    let redis = Redis::start();
+    let (a, b) = (Node::connected("a", &redis.url()), Node::connected("b", &redis.url()));
+    let ask = |document: &str| {
+        let asked = BusRequest::Ask {
+            shard: ShardId(1),
+            document: document.into(),
+            envelope: a.envelope("question"),
+        };
+        (a.link.submit)(asked).expect("room");
+        let reached = a.next("Reached", |_, event| matches!(event, BusEvent::Reached { .. }));
+        let BusEvent::Reached {
+            document: which,
+            nodes,
+            announced,
+        } = reached
+        else {
+            unreachable!()
+        };
+        assert_eq!(*which, *document);
+        (nodes, announced)
+    };
+    assert_eq!(ask("nobody's"), (0, 0));
+    a.joined(0, "doc");
+    (0..50).for_each(|number| a.publish("doc", &number.to_string()));
+    let envelope = a.envelope("announcement");
+    (a.link.submit)(BusRequest::Announce { envelope }).expect("room");
+    (0..50).for_each(|number| a.publish("doc", &number.to_string()));
+    assert_eq!(ask("doc"), (1, 2));
+    b.joined(0, "doc");
+    assert_eq!(ask("doc"), (2, 2));
+    b.receives("doc", &a, "question");
+    // Nothing is known of a new connection.
+    redis.cut("normal");
+    a.interrupted();
+    a.wait("to be connected", |node| (node.link.is_connected)());
+    assert_eq!(ask("doc"), (2, 0));
+}
+
+#[test]
 fn after_every_loss_all_is_joined_again_and_every_shard_is_told() {
     let mut redis = Redis::start();
     let (a, b) = (Node::connected("a", &redis.url()), Node::connected("b", &redis.url()));

@@ -33,6 +33,15 @@ pub enum BusRequest {
         /// The envelope.
         envelope: Bytes,
     },
+    /// The same with a question. Answered by [`BusEvent::Reached`], unless the bus is interrupted.
+    Ask {
+        /// Gets the event.
+        shard: ShardId,
+        /// Its id.
+        document: Arc<str>,
+        /// The envelope.
+        envelope: Bytes,
+    },
     /// Send an envelope to every shard of every other node.
     Announce {
         /// The envelope.
@@ -54,6 +63,16 @@ pub enum BusEvent {
         document: Arc<str>,
         /// What was published.
         envelope: Bytes,
+    },
+    /// A question about a document has left.
+    Reached {
+        /// Its id.
+        document: Arc<str>,
+        /// How many nodes it went to; this one too if it joined the document.
+        nodes: u64,
+        /// How many the last announcement of this node went to, this one included. Less than there are nodes where the bus
+        /// counts some of them only, as a cluster of Redis servers does.
+        announced: u64,
     },
     /// An envelope for every shard.
     Announced {

@@ -271,7 +271,13 @@ impl Cluster {
 
     /// Whether anybody is known who could answer.
     pub fn has_peers(&self, now_us: u64) -> bool {
-        self.nodes.values().any(|peer| peer.heard_us + PEER_SILENT_US > now_us)
+        self.peers(now_us) > 0
+    }
+
+    /// How many.
+    pub fn peers(&self, now_us: u64) -> u64 {
+        let heard = |peer: &&Peer| peer.heard_us + PEER_SILENT_US > now_us;
+        self.nodes.values().filter(heard).count() as u64
     }
 
     /// A time within [`JITTER_US`] that differs from node to node.

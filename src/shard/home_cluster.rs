@@ -36,6 +36,11 @@ impl Shard {
                         self.received_from(&document, node, envelope);
                     }
                 }
+                BusEvent::Reached {
+                    document,
+                    nodes,
+                    announced,
+                } => self.question_reached(&document, nodes, announced),
                 BusEvent::Announced { envelope } => {
                     if let Some((node, envelope)) = self.read(&DocumentId::from(""), &envelope) {
                         self.announced(node, envelope);

@@ -100,9 +100,24 @@ impl Shard {
             }
         } else if ask {
             loading.arrival = Arrival::Asking;
-            self.publish_about(document, &Body::Want { of: None, digest: 0 });
+            self.ask_about(document);
             self.watch_peers();
         } else {
+            self.nobody_knows(document);
+        }
+    }
+
+    /// A question about a document went to so many nodes, and the last announcement to `announced`. If it came to this node
+    /// alone, nobody else holds the document, and it need not wait for answers; provided that all who are known are counted,
+    /// and that all have been heard of and are back at the bus.
+    pub(super) fn question_reached(&mut self, document: &DocumentId, nodes: u64, announced: u64) {
+        let now_us = self.now.mono_us;
+        let counts_all = self
+            .cluster
+            .as_deref()
+            .is_some_and(|cluster| !cluster.is_newcomer(now_us) && cluster.peers(now_us) < announced);
+        let loading = self.storehouse.as_deref().and_then(|house| house.loading.get(document));
+        if nodes == 1 && counts_all && loading.is_some_and(|loading| loading.arrival == Arrival::Asking) {
             self.nobody_knows(document);
         }
     }

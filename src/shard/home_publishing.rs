@@ -58,16 +58,21 @@ impl Shard {
         }
     }
 
-    /// Sends a message to a document that is not here yet, or any more.
-    pub(super) fn publish_about(&mut self, document: &DocumentId, body: &Body) {
+    /// Asks all nodes for a document that is not here yet.
+    pub(super) fn ask_about(&mut self, document: &DocumentId) {
+        let (shard, body) = (self.id, Body::Want { of: None, digest: 0 });
         let Some(cluster) = self.cluster.as_deref_mut() else {
             return;
         };
-        for envelope in cluster.encoder.encode(document, 0, 0, body) {
+        for envelope in cluster.encoder.encode(document, 0, 0, &body) {
             let document = document.clone();
-            let _ = self.submit(BusRequest::Publish { document, envelope });
+            let _ = self.submit(BusRequest::Ask {
+                shard,
+                document,
+                envelope,
+            });
         }
-        self.metrics.nodes.sent(body);
+        self.metrics.nodes.sent(&body);
     }
 
     /// Sends a message to all nodes. Returns whether it left.

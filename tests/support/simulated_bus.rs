@@ -97,7 +97,7 @@ impl SimulatedBus {
             epoch: 1_000_000 + life * 1_000_000,
             submit: Box::new(move |request| {
                 let mut queue = queue.lock().unwrap();
-                let is_envelope = matches!(request, BusRequest::Publish { .. } | BusRequest::Announce { .. });
+                let is_envelope = !matches!(request, BusRequest::Join { .. } | BusRequest::Leave { .. });
                 let is_full = full.load(Ordering::Relaxed) || queue.len() >= QUEUE_MAX;
                 if is_full || is_envelope && !submitting.load(Ordering::Relaxed) {
                     refused.fetch_add(usize::from(is_full), Ordering::Relaxed);
@@ -239,6 +239,24 @@ impl SimulatedBus {
                     self.stations[node].joined.remove(&document);
                 }
                 BusRequest::Publish { document, envelope } => self.publish(now_us, dice, node, document, envelope),
+                BusRequest::Ask {
+                    shard,
+                    document,
+                    envelope,
+                } => {
+                    let others = self.others(node);
+                    let (announced, mut nodes) = (others.len() as u64 + 1, 0);
+                    for station in others.into_iter().chain([node]) {
+                        nodes += u64::from(self.has_joined(station, &document));
+                    }
+                    self.publish(now_us, dice, node, document.clone(), envelope);
+                    let event = BusEvent::Reached {
+                        document,
+                        nodes,
+                        announced,
+                    };
+                    self.fly(now_us, dice, node, shard, event);
+                }
                 BusRequest::Announce { envelope } => {
                     for other in self.others(node) {
                         for shard in 0..self.shards {

@@ -185,7 +185,9 @@ impl Shared {
                 self.subscriber_bell.ring();
                 return Ok(());
             }
-            BusRequest::Publish { envelope, .. } | BusRequest::Announce { envelope } => envelope.len(),
+            BusRequest::Publish { envelope, .. }
+            | BusRequest::Ask { envelope, .. }
+            | BusRequest::Announce { envelope } => envelope.len(),
         };
         let waiting = self.queue_bytes.load(Ordering::Relaxed);
         if bytes > ENVELOPE_BYTES_MAX || waiting > BYTES_WAITING_MAX || !self.health.can_publish() {

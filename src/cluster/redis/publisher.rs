@@ -7,7 +7,8 @@ use super::connection::Connection;
 use super::health::Role;
 use super::server_presence::{ANNOUNCE_PERIOD, offline, online};
 use super::{BusSettings, Shared, interrupt, resp};
-use crate::cluster::{BusDeliver, BusRequest};
+use crate::cluster::{BusDeliver, BusEvent, BusRequest};
+use crate::ids::ShardId;
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
 use std::io;
@@ -18,6 +19,12 @@ use std::time::Instant;
 /// Commands on their way; beyond it, envelopes wait in the queue.
 const UNANSWERED_MAX: usize = 16_384;
 
+/// A command of which it matters how many receive it.
+enum Counted {
+    Announcement,
+    Question { shard: ShardId, document: Arc<str> },
+}
+
 pub(super) struct Publisher {
     settings: BusSettings,
     shared: Arc<Shared>,
@@ -26,6 +33,12 @@ pub(super) struct Publisher {
     connection: Connection,
     /// Lengths of the envelopes on their way, in order; `None`: something nobody misses.
     sent: VecDeque<Option<u32>>,
+    /// Commands answered on this connection.
+    answered: u64,
+    /// Those whose answer matters, in order, by the number of the command.
+    counted: VecDeque<(u64, Counted)>,
+    /// How many nodes the last announcement reached; 0: none left on this connection.
+    announced: u64,
     /// Answers up to one whose time is taken, and when its command was made. One at a time: a sample costs next to nothing.
     timed: Option<(usize, Instant)>,
     announce_at: Instant,
@@ -50,6 +63,9 @@ impl Publisher {
             queue,
             deliver,
             sent: VecDeque::new(),
+            answered: 0,
+            counted: VecDeque::new(),
+            announced: 0,
             timed: None,
             announce_at: Instant::now(),
             farewell: false,
@@ -141,15 +157,21 @@ impl Publisher {
             && let Ok(request) = self.queue.try_recv()
         {
             let prefix = self.settings.prefix.as_bytes();
+            let number = self.answered + self.sent.len() as u64 + 1;
             let envelope = match &request {
-                BusRequest::Publish { document, envelope } => {
+                BusRequest::Publish { document, envelope } | BusRequest::Ask { document, envelope, .. } => {
                     let channel: [&[u8]; 3] = [prefix, b"v1:doc:", document.as_bytes()];
                     resp::publish(&mut self.connection.out, &channel, envelope);
+                    if let &BusRequest::Ask { shard, .. } = &request {
+                        let document = document.clone();
+                        self.counted.push_back((number, Counted::Question { shard, document }));
+                    }
                     envelope
                 }
                 BusRequest::Announce { envelope } => {
                     let channel: [&[u8]; 2] = [prefix, b"v1:nodes"];
                     resp::publish(&mut self.connection.out, &channel, envelope);
+                    self.counted.push_back((number, Counted::Announcement));
                     envelope
                 }
                 BusRequest::Join { .. } | BusRequest::Leave { .. } => continue,
@@ -171,12 +193,16 @@ impl Publisher {
         let outcome = loop {
             let refused = match self.connection.next_reply() {
                 Ok(None) => break Ok(()),
-                Ok(Some(resp::Reply::Integer(_))) => None,
+                Ok(Some(resp::Reply::Integer(receivers))) => {
+                    self.reached(receivers);
+                    None
+                }
                 Ok(Some(resp::Reply::Error(text))) => Some(String::from_utf8_lossy(text).into_owned()),
                 Ok(Some(other)) => break Err(io::Error::other(format!("an unexpected answer: {other:?}"))),
                 Err(error) => break Err(error),
             };
             self.connection.unanswered = self.connection.unanswered.saturating_sub(1);
+            self.answered += 1;
             self.time_answer();
             match (self.sent.pop_front(), refused) {
                 (Some(Some(length)), None) => {
@@ -198,6 +224,27 @@ impl Publisher {
         counts.published.fetch_add(envelopes, Ordering::Relaxed);
         counts.published_bytes.fetch_add(bytes, Ordering::Relaxed);
         outcome
+    }
+
+    /// The next command to be answered went to so many receivers.
+    fn reached(&mut self, receivers: i64) {
+        let number = self.answered + 1;
+        if self.counted.front().is_none_or(|(counted, _)| *counted != number) {
+            return;
+        }
+        let receivers = u64::try_from(receivers).unwrap_or(0);
+        match self.counted.pop_front() {
+            Some((_, Counted::Announcement)) => self.announced = receivers,
+            Some((_, Counted::Question { shard, document })) => {
+                let event = BusEvent::Reached {
+                    document,
+                    nodes: receivers,
+                    announced: self.announced,
+                };
+                (self.deliver)(shard, vec![event]);
+            }
+            None => {}
+        }
     }
 
     /// One answer came.
@@ -222,9 +269,14 @@ impl Publisher {
         self.connection.lose();
         self.farewell = false;
         self.timed = None;
+        self.counted.clear();
+        self.announced = 0;
         let mut dropped = self.sent.drain(..).flatten().count();
         for request in self.queue.try_iter() {
-            if let BusRequest::Publish { envelope, .. } | BusRequest::Announce { envelope } = request {
+            if let BusRequest::Publish { envelope, .. }
+            | BusRequest::Ask { envelope, .. }
+            | BusRequest::Announce { envelope } = request
+            {
                 self.shared.queue_bytes.fetch_sub(envelope.len(), Ordering::Relaxed);
                 dropped += 1;
             }

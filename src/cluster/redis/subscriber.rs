@@ -196,7 +196,7 @@ impl Subscriber {
                         self.wishes.push_back(Wish::Unsubscribe(document));
                     }
                 }
-                BusRequest::Publish { .. } | BusRequest::Announce { .. } => {}
+                BusRequest::Publish { .. } | BusRequest::Ask { .. } | BusRequest::Announce { .. } => {}
             }
         }
     }

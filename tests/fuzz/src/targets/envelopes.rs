@@ -47,6 +47,14 @@ pub fn bus_envelopes(data: &[u8]) {
                     document: DOCUMENTS[1].into(),
                 },
             ),
+            [b'r', count @ ..] => hears(
+                &mut world,
+                BusEvent::Reached {
+                    document: DOCUMENTS[1].into(),
+                    nodes: count.len() as u64,
+                    announced: 9,
+                },
+            ),
             [b's', ..] => says(&mut world, "subscribe", DOCUMENTS[1], ""),
             [b'w', ..] => says(&mut world, "delta", DOCUMENTS[0], r#","delta":{"a":1}"#),
             [b'c', ..] => says(&mut world, "delta_batch", DOCUMENTS[0], COUNTS),
@@ -71,7 +79,10 @@ fn among_nodes() -> (Arc<Context>, Published) {
         node: "fuzzed".into(),
         epoch: 1_000,
         submit: Box::new(move |request| {
-            if let BusRequest::Publish { envelope, .. } | BusRequest::Announce { envelope } = request {
+            if let BusRequest::Publish { envelope, .. }
+            | BusRequest::Ask { envelope, .. }
+            | BusRequest::Announce { envelope } = request
+            {
                 sent.lock().expect("nobody panicked").push(envelope);
             }
             Ok(())
