@@ -46,7 +46,10 @@ impl Member {
         let mut answer = Vec::new();
         let mut piece = [0; 1024];
         let end = loop {
-            let read = stream.read(&mut piece).expect("an answer to the upgrade");
+            let read = match stream.read(&mut piece) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                read => read.expect("an answer to the upgrade"),
+            };
             assert!(
                 read > 0,
                 "closed during the upgrade: {}",
