@@ -18,7 +18,7 @@ use synckit_server::handler::{End, Handler};
 use synckit_server::ids::ShardId;
 use synckit_server::limits::{
     BATCH_STEP_ELEMENTS, FLUSH_STEP_FIELDS, LONG_MESSAGE_BYTES, LONG_MESSAGE_STEP_BYTES, MAP_STEP_BYTES,
-    MAP_STEP_FIELDS, MAP_STEP_MEMBERS, TEXT_MERGE_TRIES,
+    MAP_STEP_FIELDS, MAP_STEP_MEMBERS, PARTIAL_BYTES_TOTAL_MAX, TEXT_MERGE_TRIES,
 };
 use synckit_server::shard::Metrics;
 use synckit_server::shard::mail::Mail;
@@ -468,4 +468,46 @@ fn a_long_batch_is_acknowledged_when_all_of_it_is_stored() {
     assert!(late.subscribe("e")["state"] == map(12_000, 7));
     let text: Value = serde_json::from_str(late.subscribe("f")["textState"].as_str().expect("a text")).expect("JSON");
     assert_eq!(text["blocks"].as_array().map(Vec::len), Some(2_000));
+}
+
+/// Messages that have begun to arrive may take so much memory in all; beyond it, whoever brings more of one is closed.
+/// That others hold nearly all of it is said, not done: it would be a gigabyte.
+#[test]
+fn unfinished_messages_of_all_connections_together_are_bounded() {
+    let mut shard = BareShard::new();
+    let frame = text_frame(&delta_of(10_000));
+    let (begin, rest) = frame.split_at(6_000);
+    let closed_as_too_large = |shard: &mut BareShard, slot| {
+        let pieces = shard.shard.take_outgoing(slot, 64 * 1024);
+        let said: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+        said.first() == Some(&0x88) && said[2..4] == 1009u16.to_be_bytes()
+    };
+    let elsewhere = PARTIAL_BYTES_TOTAL_MAX - 20_000;
+    shard.context.partial_bytes_changed(0, elsewhere);
+    let [first, second, third] = [(); 3].map(|()| shard.connect());
+    shard.receive(first, begin);
+    assert!(!closed_as_too_large(&mut shard, first));
+    shard.receive(second, begin);
+    assert!(!closed_as_too_large(&mut shard, second));
+    let held = shard.context.partial_bytes() - elsewhere;
+    assert!((12_000..20_000).contains(&held), "{held} bytes");
+    shard.context.partial_bytes_changed(0, 20_000);
+    shard.receive(third, begin);
+    assert!(closed_as_too_large(&mut shard, third));
+    shard.shard.ended(shard.now, third, End::Error);
+    assert_eq!(shard.context.partial_bytes() - elsewhere - 20_000, held);
+    // What comes whole needs none of it, and what is finished gives its share back.
+    let accepted = metrics(&mut shard).elements_accepted;
+    let whole = shard.connect();
+    shard.receive(whole, &frame);
+    shard.receive(first, rest);
+    shard.receive(second, rest);
+    shard.turn();
+    assert_eq!(metrics(&mut shard).elements_accepted - accepted, 3);
+    assert_eq!(shard.context.partial_bytes(), elsewhere + 20_000);
+}
+
+/// A message of about so many bytes.
+fn delta_of(bytes: usize) -> String {
+    json!({"type": "delta", "documentId": "d", "field": "f", "value": "x".repeat(bytes)}).to_string()
 }

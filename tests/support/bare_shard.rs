@@ -109,6 +109,7 @@ const OPEN: [(&str, &str); 3] = [
 /// See the module's documentation.
 pub struct BareShard {
     pub shard: Shard,
+    pub context: Arc<Context>,
     pub now: Now,
     id: ShardId,
     effects: Vec<ShardEffect>,
@@ -152,6 +153,7 @@ impl BareShard {
     fn all_of((context, merges): (Arc<Context>, MergeQueue), shards: u16) -> Vec<BareShard> {
         let shard = |id| BareShard {
             shard: Shard::new(ShardId(id), context.clone()),
+            context: context.clone(),
             merges: merges.clone(),
             now: Now {
                 mono_us: 3_600_000_000,
