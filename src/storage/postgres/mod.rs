@@ -2,8 +2,8 @@
 //!
 //! A batch is one statement, so it is one transaction and one round trip however many documents it writes: rows are
 //! updated where their version is the expected one, new rows are inserted where there is none, and the audit trail follows
-//! only those that were written; their vector clocks come within a second. Batches come in the order of their ids, so that servers which write the
-//! same documents do not lock each other out.
+//! only those that were written; their vector clocks come within a second ([`Clocks`]). Batches come in the order of their
+//! ids, so that servers which write the same documents do not lock each other out.
 
 mod clocks;
 mod migrations;
