@@ -31,15 +31,15 @@ struct Bounds {
 }
 
 const DEV: Bounds = Bounds {
-    read: 5_120,
+    read: 4_610,
     // Four distributions are counted into on the way (latency of the ack, fields of a flush, its listeners, the wait).
-    delta: 12_600,
+    delta: 10_900,
     delivery: 1_575,
 };
 
 const RELEASE: Bounds = Bounds {
-    read: 3_630,
-    delta: 8_560,
+    read: 2_890,
+    delta: 7_200,
     delivery: 1_215,
 };
 

@@ -74,8 +74,19 @@ impl Check<'_> {
     }
 
     pub(super) fn space(&mut self) {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
-            self.at += 1;
+        self.token();
+    }
+
+    /// Skips white space and returns the byte behind it, which is not taken; 0, which begins nothing, at the end of the text
+    /// and before other control characters.
+    #[inline]
+    fn token(&mut self) -> u8 {
+        loop {
+            match self.peek() {
+                Some(byte) if byte > b' ' => return byte,
+                Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
+                _ => return 0,
+            }
         }
     }
 
@@ -104,45 +115,50 @@ impl Check<'_> {
     #[inline]
     fn object(&mut self, depth: usize, mut member: impl FnMut(Range<usize>, Range<usize>)) -> Result<(), JsonError> {
         self.open(depth)?;
-        if self.closes(b'}') {
+        let mut token = self.token();
+        if token == b'}' {
+            self.at += 1;
             return Ok(());
         }
         loop {
-            self.space();
-            if self.peek() != Some(b'"') {
+            if token != b'"' {
                 return Err(self.syntax());
             }
             let name = self.at + 1;
             self.string()?;
             let name = name..self.at - 1;
-            self.space();
-            if self.peek() != Some(b':') {
+            if self.token() != b':' {
                 return Err(self.syntax());
             }
             self.at += 1;
-            self.space();
+            // Strings, which most values are, without a call.
+            let is_string = self.token() == b'"';
             let value = self.at;
-            self.value(depth)?;
+            if is_string {
+                self.string()?;
+            } else {
+                self.value(depth)?;
+            }
             member(name, value..self.at);
-            if self.closes(b'}') {
+            if self.ends(b'}')? {
                 return Ok(());
             }
-            self.comma()?;
+            token = self.token();
         }
     }
 
     fn array(&mut self, depth: usize) -> Result<(), JsonError> {
         self.open(depth)?;
-        if self.closes(b']') {
+        if self.token() == b']' {
+            self.at += 1;
             return Ok(());
         }
         loop {
-            self.space();
             self.value(depth)?;
-            if self.closes(b']') {
+            if self.ends(b']')? {
                 return Ok(());
             }
-            self.comma()?;
+            self.space();
         }
     }
 
@@ -154,19 +170,15 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn closes(&mut self, bracket: u8) -> bool {
-        self.space();
-        let closes = self.peek() == Some(bracket);
-        self.at += usize::from(closes);
-        closes
-    }
-
-    fn comma(&mut self) -> Result<(), JsonError> {
-        if self.peek() != Some(b',') {
+    /// Takes what stands behind a member or an element: the bracket that ends the list (`true`), or a comma.
+    #[inline]
+    fn ends(&mut self, bracket: u8) -> Result<bool, JsonError> {
+        let token = self.token();
+        if token != bracket && token != b',' {
             return Err(self.syntax());
         }
         self.at += 1;
-        Ok(())
+        Ok(token == bracket)
     }
 
     #[inline]

@@ -173,7 +173,7 @@ impl<'a> Key<'a> {
 
     /// Whether the decoded name equals `name`.
     pub fn is(self, name: &str) -> bool {
-        if self.0.as_bytes().contains(&b'\\') {
+        if self.has_escapes() {
             self.decode() == name
         } else {
             self.0 == name
@@ -182,10 +182,16 @@ impl<'a> Key<'a> {
 
     /// The decoded name. Lone surrogates become U+FFFD.
     pub fn decode(self) -> Cow<'a, str> {
-        if !self.0.as_bytes().contains(&b'\\') {
-            return Cow::Borrowed(self.0);
+        match self.has_escapes() {
+            false => Cow::Borrowed(self.0),
+            true => Cow::Owned(unescape(self.0)),
         }
-        Cow::Owned(unescape(self.0))
+    }
+
+    /// Whether the name as written is not the name itself.
+    pub fn has_escapes(self) -> bool {
+        // Valid string content has no bare quotes and no control characters, so nothing but a backslash is found.
+        scan::string_content_end(self.0.as_bytes(), 0) < self.0.len()
     }
 }
 

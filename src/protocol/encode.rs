@@ -136,10 +136,29 @@ pub struct Encoder {
     body: Vec<u8>,
     /// Where the message's id stands in the body.
     id: Range<usize>,
+    stamp: Stamp,
     /// From the first compressed message on.
     deflater: Option<Box<Deflater>>,
     /// What it made of the last one.
     deflated: Vec<u8>,
+}
+
+/// The last time stamp and its digits: many messages leave within one millisecond.
+#[derive(Debug, Default)]
+struct Stamp {
+    unix_ms: u64,
+    digits: Vec<u8>,
+}
+
+impl Stamp {
+    fn digits(&mut self, unix_ms: u64) -> &[u8] {
+        if self.unix_ms != unix_ms || self.digits.is_empty() {
+            self.unix_ms = unix_ms;
+            self.digits.clear();
+            write_u64(&mut self.digits, unix_ms);
+        }
+        &self.digits
+    }
 }
 
 /// A scratch buffer that had to grow beyond this is given back after the message.
@@ -157,10 +176,11 @@ impl Encoder {
             self.body.extend_from_slice(b"\"type\":\"");
             self.body.extend_from_slice(kind.name().as_bytes());
             self.body.extend_from_slice(b"\",\"timestamp\":");
-            write_u64(&mut self.body, unix_ms);
-            self.body.push(b',');
+            self.body.extend_from_slice(self.stamp.digits(unix_ms));
+            self.body.extend_from_slice(b",\"id\":");
+        } else {
+            self.body.extend_from_slice(b"\"id\":");
         }
-        self.body.extend_from_slice(b"\"id\":");
         let start = self.body.len();
         id.write(&mut self.body);
         self.id = start..self.body.len();

@@ -69,7 +69,7 @@ impl<'a> Fields<'a> {
     fn set(&mut self, key: Key<'a>, value: Raw<'a>, envelope: bool) {
         if let Some(place) = self.place(key.escaped(), envelope) {
             *place = Some(value);
-        } else if key.escaped().contains('\\')
+        } else if key.has_escapes()
             && let Some(place) = self.place(&key.decode(), envelope)
         {
             *place = Some(value);
@@ -78,32 +78,33 @@ impl<'a> Fields<'a> {
 
     /// Where the member of that name is kept.
     fn place(&mut self, name: &str, envelope: bool) -> Option<&mut Option<Raw<'a>>> {
-        Some(match name {
-            "type" | "id" | "timestamp" if !envelope => return None,
-            "type" => &mut self.kind,
-            "id" => &mut self.id,
-            "timestamp" => &mut self.timestamp,
-            "documentId" => &mut self.document_id,
-            "docId" => &mut self.doc_id,
-            "vectorClock" => &mut self.vector_clock,
-            "clock" => &mut self.clock,
-            "messageId" => &mut self.message_id,
-            "clientId" => &mut self.client_id,
-            "userId" => &mut self.user_id,
-            "token" => &mut self.token,
-            "apiKey" => &mut self.api_key,
-            "delta" => &mut self.delta,
-            "field" => &mut self.field,
-            "value" => &mut self.value,
-            "changes" => &mut self.changes,
-            "deltas" => &mut self.deltas,
-            "operation" => &mut self.operation,
-            "state" => &mut self.state,
-            "chunkId" => &mut self.chunk_id,
-            "totalChunks" => &mut self.total_chunks,
-            "chunkIndex" => &mut self.chunk_index,
-            "data" => &mut self.data,
-            "payload" if envelope => &mut self.payload,
+        // As bytes, because the compiler then looks at length and single bytes instead of comparing one name after the other.
+        Some(match name.as_bytes() {
+            b"type" | b"id" | b"timestamp" if !envelope => return None,
+            b"type" => &mut self.kind,
+            b"id" => &mut self.id,
+            b"timestamp" => &mut self.timestamp,
+            b"documentId" => &mut self.document_id,
+            b"docId" => &mut self.doc_id,
+            b"vectorClock" => &mut self.vector_clock,
+            b"clock" => &mut self.clock,
+            b"messageId" => &mut self.message_id,
+            b"clientId" => &mut self.client_id,
+            b"userId" => &mut self.user_id,
+            b"token" => &mut self.token,
+            b"apiKey" => &mut self.api_key,
+            b"delta" => &mut self.delta,
+            b"field" => &mut self.field,
+            b"value" => &mut self.value,
+            b"changes" => &mut self.changes,
+            b"deltas" => &mut self.deltas,
+            b"operation" => &mut self.operation,
+            b"state" => &mut self.state,
+            b"chunkId" => &mut self.chunk_id,
+            b"totalChunks" => &mut self.total_chunks,
+            b"chunkIndex" => &mut self.chunk_index,
+            b"data" => &mut self.data,
+            b"payload" if envelope => &mut self.payload,
             _ => return None,
         })
     }
@@ -214,13 +215,10 @@ impl LongParse {
 
     /// What [`parse`] gives, once everything has been read.
     pub fn finish<'a>(&'a self, bytes: &'a [u8]) -> Result<Message<'a>, Refused<'a>> {
-        let message = parse_with(bytes, self.is_text, |json| {
-            let mut fields = Fields::default();
-            let body = self
-                .steps
+        let message = parse_with(bytes, self.is_text, |json, fields| {
+            self.steps
                 .as_ref()?
-                .finish(json, |key, value| fields.set(key, value, true))?;
-            body.is_object().then_some((body, fields))
+                .finish(json, |key, value| fields.set(key, value, true))
         })?;
         let long_values = self.steps.as_ref().map_or(&[][..], Steps::long_values);
         Ok(Message { long_values, ..message })
@@ -231,9 +229,9 @@ fn is_json(bytes: &[u8], is_text: bool) -> bool {
     is_text || bytes.first() == Some(&b'{')
 }
 
-/// How a message's JSON object is read.
-trait ReadObject<'a>: FnOnce(&'a [u8]) -> Option<(Raw<'a>, Fields<'a>)> {}
-impl<'a, F: FnOnce(&'a [u8]) -> Option<(Raw<'a>, Fields<'a>)>> ReadObject<'a> for F {}
+/// Reads a message's JSON text and puts its members into the fields, which are large enough to be filled where they stay.
+trait ReadObject<'a>: FnOnce(&'a [u8], &mut Fields<'a>) -> Option<Raw<'a>> {}
+impl<'a, F: FnOnce(&'a [u8], &mut Fields<'a>) -> Option<Raw<'a>>> ReadObject<'a> for F {}
 
 fn parse_with<'a>(bytes: &'a [u8], is_text: bool, read: impl ReadObject<'a>) -> Result<Message<'a>, Refused<'a>> {
     if is_json(bytes, is_text) {
@@ -243,21 +241,23 @@ fn parse_with<'a>(bytes: &'a [u8], is_text: bool, read: impl ReadObject<'a>) -> 
     }
 }
 
-/// The object that a JSON text is, with its members.
-fn read_object(bytes: &[u8]) -> Option<(Raw<'_>, Fields<'_>)> {
-    let mut fields = Fields::default();
-    let body = json::validate_object(bytes, |key, value| fields.set(key, value, true)).ok()?;
-    body.is_object().then_some((body, fields))
+/// The value that a JSON text is; its members if it is an object.
+fn read_object<'a>(bytes: &'a [u8], fields: &mut Fields<'a>) -> Option<Raw<'a>> {
+    json::validate_object(bytes, |key, value| fields.set(key, value, true)).ok()
 }
 
 fn parse_json<'a>(bytes: &'a [u8], read: impl ReadObject<'a>) -> Result<Message<'a>, Refused<'a>> {
     let encoding = Encoding::Json;
-    let (body, mut fields) = read(bytes).ok_or_else(|| Refused::unreadable(encoding))?;
+    let unreadable = || Refused::unreadable(encoding);
+    let mut fields = Fields::default();
+    let body = read(bytes, &mut fields)
+        .filter(|body| body.is_object())
+        .ok_or_else(unreadable)?;
     if let Some(payload) = fields.payload.filter(|payload| payload.is_object()) {
         fields.absorb(payload, false);
     }
     let name = fields.kind.and_then(Raw::string).filter(|name| !name.is_empty());
-    let name = name.ok_or_else(|| Refused::unreadable(encoding))?;
+    let name = name.ok_or_else(unreadable)?;
     let kind = Kind::from_name(&name)
         .filter(|kind| kind.is_client_sendable())
         .ok_or_else(|| Refused {
@@ -291,7 +291,10 @@ fn parse_binary<'a>(bytes: &'a [u8], read: impl ReadObject<'a>) -> Result<Messag
     let payload = binary_payload(bytes).ok_or_else(unreadable)?;
     let code = bytes[0];
     let payload = if payload.is_empty() { b"{}" } else { payload };
-    let (body, fields) = read(payload).ok_or_else(unreadable)?;
+    let mut fields = Fields::default();
+    let body = read(payload, &mut fields)
+        .filter(|body| body.is_object())
+        .ok_or_else(unreadable)?;
     let named = fields.kind.and_then(Raw::string);
     let described = named.is_some();
     let named = named

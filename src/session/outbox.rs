@@ -50,6 +50,8 @@ pub struct Outbox {
 
 /// Room a tail begins with: a few answers.
 const TAIL_BYTES_MIN: usize = 512;
+/// Room it gets when these were more than a few.
+const TAIL_BYTES_BURST: usize = 4 * 1024;
 
 /// Room for chunks that an emptied outbox keeps.
 const CHUNKS_KEPT: usize = 4;
@@ -113,6 +115,9 @@ impl Outbox {
     pub fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.tail.capacity() == 0 {
             self.tail.reserve_exact(TAIL_BYTES_MIN);
+        } else if self.tail.capacity() == TAIL_BYTES_MIN && self.tail.len() > TAIL_BYTES_MIN / 2 {
+            // Answers to a whole burst of requests: at once as large as they usually get, not by doubling.
+            self.tail.reserve_exact(TAIL_BYTES_BURST - self.tail.len());
         }
         let before = self.tail.len();
         write(&mut self.tail);

@@ -10,6 +10,7 @@ use super::slab::Slab;
 use crate::ids::{ShardId, Slot};
 use crate::session::{Interest, Subscription};
 use hashbrown::{DefaultHashBuilder, HashTable};
+use std::cell::Cell;
 use std::hash::BuildHasher;
 
 /// One local listener: the session's slot and the position of this subscription in the session's list.
@@ -46,19 +47,26 @@ pub struct Audiences {
     /// Audiences, hashed by the documents' ids.
     by_document: HashTable<u32>,
     hasher: DefaultHashBuilder,
+    /// The one found last: messages about one document come in runs, and each asks more than once.
+    last: Cell<u32>,
     entries: Slab<Audience>,
 }
 
 impl Audiences {
     /// The audience of a document, if anybody here listens.
     pub fn find(&self, document: &str) -> Option<u32> {
-        let hash = self.hasher.hash_one(document);
         let is_it = |audience: &u32| {
             self.entries
                 .at(*audience)
                 .is_some_and(|entry| *entry.document == *document)
         };
-        self.by_document.find(hash, is_it).copied()
+        if is_it(&self.last.get()) {
+            return Some(self.last.get());
+        }
+        let hash = self.hasher.hash_one(document);
+        let found = self.by_document.find(hash, is_it).copied()?;
+        self.last.set(found);
+        Some(found)
     }
 
     /// An audience that [`Audiences::find`] or a subscription named.

@@ -405,6 +405,10 @@ impl Shard {
     }
 
     pub(super) fn relay(&mut self, place: u32, author: SessionRef, relays: Relays) {
+        // Changes of fields, which are nearly all there is, have nothing to relay.
+        if relays.text.is_empty() && relays.others.is_empty() && relays.all.is_empty() {
+            return;
+        }
         let Some(shelf) = self.library.at(place) else { return };
         let (document, shards) = (shelf.id.clone(), shelf.shards.clone());
         let kinds = [

@@ -73,7 +73,8 @@ impl Shard {
     ) -> Next {
         let limits = &self.context.config.limits;
         let (soft_max, batch_max) = (to_usize(limits.message_bytes_max), to_usize(limits.batch_bytes_max));
-        let message = match parsed {
+        // By reference: a message is some four hundred bytes.
+        let message = match &parsed {
             Ok(message) => message,
             Err(refused) => {
                 self.learn_encoding(slot, refused.encoding, false);
@@ -89,7 +90,7 @@ impl Shard {
                 return Next::Continue;
             }
         };
-        self.learn(slot, &message);
+        self.learn(slot, message);
         let size_max = if message.kind == Kind::DeltaBatch {
             batch_max
         } else {
@@ -118,7 +119,7 @@ impl Shard {
                 return self.throttle(slot, bytes, is_text);
             }
         }
-        self.dispatch(slot, &message, bytes, is_text)
+        self.dispatch(slot, message, bytes, is_text)
     }
 
     fn dispatch(&mut self, slot: Slot, message: &Message<'_>, bytes: &[u8], is_text: bool) -> Next {

@@ -16,6 +16,7 @@ use crate::text::{TextLimits, TextState};
 use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::hash::BuildHasher;
 
 /// Everything about one document on its home shard.
@@ -123,6 +124,8 @@ pub(super) struct Library {
     /// Places, hashed by the documents' ids.
     by_id: HashTable<u32>,
     hasher: DefaultHashBuilder,
+    /// The one found last: what is done about one document comes in runs.
+    last: Cell<u32>,
     shelves: Slab<Shelf>,
     /// Documents to flush at the end of the turn.
     pub changed: Vec<u32>,
@@ -146,6 +149,7 @@ impl Library {
         Library {
             by_id: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
+            last: Cell::new(0),
             shelves: Slab::default(),
             changed: Vec::new(),
             orphaned: Vec::new(),
@@ -169,9 +173,14 @@ impl Library {
 
     /// Where a document stands, if it is known.
     pub fn find(&self, id: &str) -> Option<u32> {
-        let hash = self.hasher.hash_one(id);
         let is_it = |place: &u32| self.shelves.at(*place).is_some_and(|shelf| *shelf.id == *id);
-        self.by_id.find(hash, is_it).copied()
+        if is_it(&self.last.get()) {
+            return Some(self.last.get());
+        }
+        let hash = self.hasher.hash_one(id);
+        let found = self.by_id.find(hash, is_it).copied()?;
+        self.last.set(found);
+        Some(found)
     }
 
     /// The document at a place, unless it is gone.

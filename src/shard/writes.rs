@@ -78,20 +78,20 @@ impl<'a> Places<'a> {
     /// A single field write.
     fn field(self, fields: &Fields<'_>, field: Raw<'_>) -> WriteOp {
         let name = field.text();
+        let client = fields
+            .client_id
+            .filter(|client| client.is_string() && client.text() != "\"\"");
+        let clock = fields
+            .any_clock()
+            .filter(|clock| clock.is_object() && !clock.is_empty());
+        // Without both of them the write is a plain one, and nobody asks when it was made.
+        let is_stamped = client.is_some() && clock.is_some();
         WriteOp::Field {
             name: self.of(&name[1..name.len() - 1]),
             value: self.of_raw(fields.value),
-            client: self.of_raw(
-                fields
-                    .client_id
-                    .filter(|client| client.is_string() && client.text() != "\"\""),
-            ),
-            clock: self.of_raw(
-                fields
-                    .any_clock()
-                    .filter(|clock| clock.is_object() && !clock.is_empty()),
-            ),
-            timestamp: fields.timestamp.and_then(Raw::number),
+            client: self.of_raw(client),
+            clock: self.of_raw(clock),
+            timestamp: fields.timestamp.filter(|_| is_stamped).and_then(Raw::number),
         }
     }
 

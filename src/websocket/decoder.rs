@@ -2,12 +2,11 @@
 
 use super::CONTROL_BYTES_MAX;
 use super::deflate::Inflater;
+use super::header::ClientHeader;
 use super::mask;
 use super::partial::{ControlKind, Frame, FrameKind, HEADER_BYTES_MAX, MessageKind, Partial, Phase};
 use super::violation::Violation;
-use std::io::Cursor;
 use std::mem::take;
-use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 /// Something complete that the peer sent. The bytes are valid until the next call of [`Decoder::next`] and may be
@@ -221,18 +220,15 @@ impl<'p, 'b> Decoder<'p, 'b> {
             _ => bytes[stashed..stashed + fresh].copy_from_slice(&self.input[..fresh]),
         }
         let len = stashed + fresh;
-        let mut cursor = Cursor::new(&bytes[..len]);
-        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| Violation::ReservedOpcode)?;
-        let Some((header, payload_bytes)) = parsed else {
+        let Some(header) = ClientHeader::read(&bytes[..len]) else {
             // Fourteen bytes always make a header, so what is incomplete fits and is all there is.
             assert!(len < HEADER_BYTES_MAX && fresh == self.input.len());
             self.stash(Phase::Header { bytes, len: len as u8 });
             self.input = &mut [];
             return Ok(None);
         };
-        let header_bytes = cursor.position() as usize;
-        let frame = self.check_header(&header, header_bytes, payload_bytes)?;
-        self.skip(header_bytes - stashed);
+        let frame = self.check_header(&header)?;
+        self.skip(header.bytes - stashed);
         if stashed > 0 {
             self.stash(Phase::Header {
                 bytes: [0; HEADER_BYTES_MAX],
@@ -244,27 +240,33 @@ impl<'p, 'b> Decoder<'p, 'b> {
     }
 
     /// Everything that can be wrong with a header, protocol faults before the limit.
-    fn check_header(&self, header: &FrameHeader, header_bytes: usize, payload_bytes: u64) -> Result<Frame, Violation> {
-        if header.rsv2 || header.rsv3 || (header.rsv1 && self.inflater.is_none()) {
+    fn check_header(&self, header: &ClientHeader) -> Result<Frame, Violation> {
+        let (opcode, fin) = (header.opcode(), header.is_final());
+        if matches!(
+            opcode,
+            OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_))
+        ) {
+            return Err(Violation::ReservedOpcode);
+        }
+        if header.rsv2_or_rsv3() || (header.rsv1() && self.inflater.is_none()) {
             return Err(Violation::ReservedBits);
         }
         let Some(mask) = header.mask else {
             return Err(Violation::Unmasked);
         };
-        if header.len(payload_bytes) != header_bytes || payload_bytes > i64::MAX as u64 {
+        if !header.is_length_well_formed() {
             return Err(Violation::MalformedLength);
         }
         let open = self.partial.as_deref().and_then(|partial| partial.message);
-        let fin = header.is_final;
         let first = |message: MessageKind| FrameKind::Data {
-            message: if header.rsv1 { message.deflated() } else { message },
+            message: if header.rsv1() { message.deflated() } else { message },
             fin,
         };
-        if header.rsv1 && !matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary)) {
+        if header.rsv1() && !matches!(opcode, OpCode::Data(Data::Text | Data::Binary)) {
             return Err(Violation::ReservedBits);
         }
-        let kind = match (header.opcode, open) {
-            (OpCode::Control(control), _) => FrameKind::Control(check_control(control, fin, payload_bytes)?),
+        let kind = match (opcode, open) {
+            (OpCode::Control(control), _) => FrameKind::Control(check_control(control, fin, header.payload_bytes)?),
             (OpCode::Data(Data::Continue), Some(message)) => FrameKind::Data { message, fin },
             (OpCode::Data(Data::Continue), None) => return Err(Violation::UnexpectedContinuation),
             (OpCode::Data(Data::Text | Data::Binary), Some(_)) => return Err(Violation::ExpectedContinuation),
@@ -279,7 +281,7 @@ impl<'p, 'b> Decoder<'p, 'b> {
                 self.payload_bytes_max(message).saturating_sub(received)
             }
         };
-        match usize::try_from(payload_bytes) {
+        match usize::try_from(header.payload_bytes) {
             Ok(missing) if missing <= room => Ok(Frame { kind, mask, missing }),
             _ => Err(Violation::MessageTooLarge),
         }

@@ -1,75 +1,34 @@
 //! Frames to the client: unmasked, never fragmented, shortest length form.
 
 use super::CONTROL_BYTES_MAX;
+use super::header::HeaderBytes;
 use bytes::{BufMut, Bytes, BytesMut};
-use std::ops::Deref;
-use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-/// The longest header a server sends: two bytes and eight of length.
-const SERVER_HEADER_BYTES_MAX: usize = 10;
-
-/// What a frame carries.
+/// What a frame carries (RFC 6455 section 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Opcode {
     /// UTF-8 text.
-    Text,
+    Text = 1,
     /// Anything.
-    Binary,
+    Binary = 2,
     /// The last frame of a connection.
-    Close,
+    Close = 8,
     /// Wants a pong.
-    Ping,
+    Ping = 9,
     /// Answers a ping.
-    Pong,
-}
-
-/// A frame header, to be sent right before the payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeaderBytes {
-    bytes: [u8; SERVER_HEADER_BYTES_MAX],
-    len: u8,
-}
-
-impl Deref for HeaderBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
+    Pong = 10,
 }
 
 /// The header of an unfragmented frame with a payload of `payload_bytes`, for callers that lay out the payload themselves.
 pub fn frame_header(opcode: Opcode, payload_bytes: usize) -> HeaderBytes {
-    header_of(opcode, payload_bytes, false)
+    HeaderBytes::new(opcode, payload_bytes, false)
 }
 
 /// The same for a payload that is compressed (RFC 7692 section 7.2.1). `opcode` is that of a message.
 pub fn deflated_frame_header(opcode: Opcode, payload_bytes: usize) -> HeaderBytes {
     debug_assert!(matches!(opcode, Opcode::Text | Opcode::Binary));
-    header_of(opcode, payload_bytes, true)
-}
-
-fn header_of(opcode: Opcode, payload_bytes: usize, rsv1: bool) -> HeaderBytes {
-    let header = FrameHeader {
-        rsv1,
-        opcode: match opcode {
-            Opcode::Text => OpCode::Data(Data::Text),
-            Opcode::Binary => OpCode::Data(Data::Binary),
-            Opcode::Close => OpCode::Control(Control::Close),
-            Opcode::Ping => OpCode::Control(Control::Ping),
-            Opcode::Pong => OpCode::Control(Control::Pong),
-        },
-        ..FrameHeader::default()
-    };
-    let mut bytes = [0; SERVER_HEADER_BYTES_MAX];
-    header
-        .format(payload_bytes as u64, &mut &mut bytes[..])
-        .expect("ten bytes hold every header without a mask");
-    HeaderBytes {
-        bytes,
-        len: header.len(payload_bytes as u64) as u8,
-    }
+    HeaderBytes::new(opcode, payload_bytes, true)
 }
 
 /// A whole message in one frame. Encode once, share the bytes with every receiver.

@@ -1,6 +1,6 @@
 //! RFC 6455, server side: bytes in, events out, and frames back. No socket, no clock, no thread.
 //!
-//! The `tungstenite` crate supplies what is settled (accept key, frame headers, close codes). Its connection type is not
+//! The `tungstenite` crate supplies what is settled (accept key, opcodes, close codes). Its connection type is not
 //! used: it keeps a read buffer of its own per connection, while a connection at rest here costs one null pointer. The
 //! small assembler in [`Decoder`] takes the place of that type and holds state only in the middle of a frame or message.
 //!
@@ -33,6 +33,7 @@ mod differential;
 pub mod extension;
 mod frame;
 pub mod handshake;
+mod header;
 mod mask;
 mod partial;
 mod violation;
@@ -41,9 +42,9 @@ pub use decoder::{CloseReason, Decoder, Event};
 pub use deflate::{Deflater, Inflater};
 pub use extension::Deflate;
 pub use frame::{
-    HeaderBytes, Opcode, close_frame, data_frame, deflated_frame_header, empty_close_frame, frame_header, ping_frame,
-    pong_frame,
+    Opcode, close_frame, data_frame, deflated_frame_header, empty_close_frame, frame_header, ping_frame, pong_frame,
 };
+pub use header::HeaderBytes;
 pub use partial::Partial;
 pub use violation::Violation;
 
