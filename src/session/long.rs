@@ -146,7 +146,13 @@ mod tests {
 
     #[test]
     fn of_a_name_that_occurs_twice_the_last_value_counts() {
-        for names in [1, 7, MAP_STEP_MEMBERS - 1, 2 * MAP_STEP_MEMBERS] {
+        // Miri is some hundred times slower: there one map that takes two steps has to do.
+        let many = if cfg!(miri) {
+            &[MAP_STEP_MEMBERS / 2 + 1][..]
+        } else {
+            &[MAP_STEP_MEMBERS - 1, 2 * MAP_STEP_MEMBERS]
+        };
+        for &names in [1, 7].iter().chain(many) {
             let member = |at: usize| format!("\"n{}\":{at}", at % names);
             let map = format!("{{{}}}", (0..2 * names).map(member).collect::<Vec<_>>().join(","));
             validate(map.as_bytes()).expect("an object");

@@ -99,7 +99,8 @@ fn every_way_to_cut_a_stream_gives_the_same_events() {
     assert!(partial.is_some_and(|partial| partial.is_closed()));
     assert_eq!(expected[..3], ["ping ping", "pong ", "text a€!"]);
     assert_eq!(expected[5], r#"close Some(CloseReason { code: 1000, reason: "bye" })"#);
-    for size in 1..stream.len() {
+    let step = if cfg!(miri) { 13 } else { 1 };
+    for size in (1..stream.len()).step_by(step) {
         assert_eq!(decode(&stream, &[size]).0, expected, "reads of {size}");
         assert_eq!(decode(&stream, &[size, usize::MAX]).0, expected, "cut at {size}");
     }
