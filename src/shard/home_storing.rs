@@ -338,6 +338,9 @@ impl Shard {
 
     /// Answers of a document may have waited too long.
     pub(super) fn patience_due(&mut self, place: u32) {
+        if Mutation::WaitForStorage.is_on() {
+            return;
+        }
         let now_us = self.now.mono_us;
         self.refuse_withheld(place, &Fault::NOT_STORED, |withheld| {
             withheld.since_us + PATIENCE_US <= now_us
@@ -504,10 +507,14 @@ impl Shelf {
         SavedDocument {
             clock: self.fields.clock(),
             records: self.fields.saved_records(),
-            text: self.text.as_ref().map(|text| SavedText {
-                state: text.state.clone(),
-                timestamp: text.timestamp,
-            }),
+            text: self
+                .text
+                .as_ref()
+                .filter(|_| !Mutation::StoreWithoutText.is_on())
+                .map(|text| SavedText {
+                    state: text.state.clone(),
+                    timestamp: text.timestamp,
+                }),
             set: self.set.as_ref().map(|set| set.saved()).unwrap_or_default(),
             counters: self.counters.as_ref().map(|counters| SavedCounters {
                 recent: counters.recent(now),

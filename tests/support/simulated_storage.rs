@@ -3,10 +3,11 @@
 
 use super::mesh::Dice;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use synckit_server::document::SavedRecord;
 use synckit_server::ids::ShardId;
-use synckit_server::saved::{Answer, Loaded, Request, RowFacts, Stored, StoredRow, decode, encode};
+use synckit_server::saved::{Answer, Loaded, Request, RowFacts, StoreFailure, Stored, StoredRow, decode, encode};
 use synckit_server::shard::{StorageFacts, StorageLink};
 
 /// Requests that may wait.
@@ -21,6 +22,16 @@ pub struct SimulatedStorage {
     /// Answers of committed work, with the time they leave.
     answers: VecDeque<(u64, ShardId, Answer)>,
     paused_until_us: u64,
+    /// It does not only keep shards waiting: it refuses single documents and rows.
+    pub fails: bool,
+    /// The next document is refused.
+    pub refuses_next: bool,
+    away_since_us: u64,
+    away_until_us: u64,
+    /// For how long it has been away, as storage says it; 0: it is not.
+    troubled_ms: Arc<AtomicU64>,
+    /// Documents and rows that were refused.
+    pub refused: usize,
     pub commits: usize,
     pub conflicts: usize,
     pub loads: usize,
@@ -35,6 +46,12 @@ impl SimulatedStorage {
             queue: Arc::default(),
             answers: VecDeque::new(),
             paused_until_us: 0,
+            fails: false,
+            refuses_next: false,
+            away_since_us: 0,
+            away_until_us: 0,
+            troubled_ms: Arc::default(),
+            refused: 0,
             commits: 0,
             conflicts: 0,
             loads: 0,
@@ -44,6 +61,7 @@ impl SimulatedStorage {
 
     pub fn link(&self) -> StorageLink {
         let queue = self.queue.clone();
+        let (troubled_ms, seen_ms) = (self.troubled_ms.clone(), self.troubled_ms.clone());
         StorageLink {
             note: None,
             submit: Box::new(move |request| {
@@ -54,11 +72,11 @@ impl SimulatedStorage {
                 queue.push_back(request);
                 Ok(())
             }),
-            health: Box::new(|| StorageFacts {
-                available: true,
+            health: Box::new(move || StorageFacts {
+                available: seen_ms.load(Ordering::Relaxed) == 0,
                 ..StorageFacts::default()
             }),
-            troubled_ms: Box::new(|| 0),
+            troubled_ms: Box::new(move || troubled_ms.load(Ordering::Relaxed)),
         }
     }
 
@@ -66,7 +84,23 @@ impl SimulatedStorage {
     pub fn next_us(&self) -> Option<u64> {
         let waiting = !self.queue.lock().unwrap().is_empty();
         let answers = self.answers.iter().map(|answer| answer.0).min();
-        waiting.then_some(self.paused_until_us).into_iter().chain(answers).min()
+        waiting
+            .then_some(self.paused_until_us.max(self.away_until_us))
+            .into_iter()
+            .chain(answers)
+            .min()
+    }
+
+    /// It does nothing for so long, and says so.
+    pub fn go_away(&mut self, now_us: u64, us: u64) {
+        self.away_since_us = now_us;
+        self.away_until_us = now_us + us;
+    }
+
+    /// All is well from now on.
+    pub fn mend(&mut self) {
+        self.fails = false;
+        self.away_until_us = 0;
     }
 
     pub fn is_idle(&self) -> bool {
@@ -78,7 +112,10 @@ impl SimulatedStorage {
         if dice.below(400) == 0 {
             self.paused_until_us = now_us + [5_000, 200_000, 3_000_000][dice.below(3)];
         }
-        if now_us >= self.paused_until_us && dice.percent(40) {
+        let is_away = now_us < self.away_until_us;
+        let away_us = if is_away { now_us - self.away_since_us } else { 0 };
+        self.troubled_ms.store(away_us / 1000, Ordering::Relaxed);
+        if now_us >= self.paused_until_us && !is_away && dice.percent(40) {
             let most = 1 + dice.below(QUEUE_MAX);
             for _ in 0..most {
                 let mut queue = self.queue.lock().unwrap();
@@ -101,6 +138,12 @@ impl SimulatedStorage {
         match request {
             Request::Load(load) => {
                 self.loads += 1;
+                if self.fails && dice.below(60) == 0 {
+                    self.refused += 1;
+                    let found = Err("a row that cannot be read today".to_owned());
+                    let document = load.document;
+                    return (load.shard, Answer::Loaded(Loaded { document, found }));
+                }
                 let found = self.table.get(&*load.document).map(|(version, state)| {
                     let document = decode(state, RowFacts::default()).expect("a row written here");
                     (*version, document)
@@ -115,6 +158,17 @@ impl SimulatedStorage {
                 )
             }
             Request::Store(store) => {
+                if std::mem::take(&mut self.refuses_next) || self.fails && dice.below(100) == 0 {
+                    self.refused += 1;
+                    let stored = Stored {
+                        document: store.document,
+                        serial: store.serial,
+                        outcome: Err(StoreFailure {
+                            reason: "refused for its content".to_owned(),
+                        }),
+                    };
+                    return (store.shard, Answer::Stored(stored));
+                }
                 self.commits += 1;
                 let id = store.document.to_string();
                 if dice.percent(5) {
