@@ -383,7 +383,7 @@ impl Run {
                     self.step();
                 }
             }
-            if self.storage_fails {
+            if self.storage_fails && round == 0 {
                 self.outage();
             }
             if round < floods {
