@@ -29,8 +29,6 @@ mutations! {
     LoseWithheldAcks,
     /// A write that comes while the document is being stored does not make it unsaved.
     ForgetUnsavedMark,
-    /// Writes wait for a database that is away for as long as it takes.
-    WaitForStorage,
     /// Documents are stored without their text.
     StoreWithoutText,
     /// What another server wrote into the row is not taken over.

@@ -383,25 +383,10 @@ impl Run {
                     self.step();
                 }
             }
-            if self.storage_fails && round == 0 {
-                self.outage();
-            }
             if round < floods {
                 self.flood();
             }
         }
-    }
-
-    /// The database is away for longer than anything waits for it: what waits is refused, and everybody comes back.
-    fn outage(&mut self) {
-        let now_us = self.world.now.mono_us;
-        let Some(storage) = &mut self.world.storage else { return };
-        storage.go_away(now_us, 8_000_000);
-        for _ in 0..20 {
-            self.act();
-            self.step();
-        }
-        self.settle(9_000_000);
     }
 
     /// One reader takes nothing for longer than the server waits while something is written for it: it must be gone by

@@ -338,9 +338,6 @@ impl Shard {
 
     /// Answers of a document may have waited too long.
     pub(super) fn patience_due(&mut self, place: u32) {
-        if Mutation::WaitForStorage.is_on() {
-            return;
-        }
         let now_us = self.now.mono_us;
         self.refuse_withheld(place, &Fault::NOT_STORED, |withheld| {
             withheld.since_us + PATIENCE_US <= now_us

@@ -3,7 +3,6 @@
 
 use super::mesh::Dice;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use synckit_server::document::SavedRecord;
 use synckit_server::ids::ShardId;
@@ -26,10 +25,6 @@ pub struct SimulatedStorage {
     pub fails: bool,
     /// The next document is refused.
     pub refuses_next: bool,
-    away_since_us: u64,
-    away_until_us: u64,
-    /// For how long it has been away, as storage says it; 0: it is not.
-    troubled_ms: Arc<AtomicU64>,
     /// Documents and rows that were refused.
     pub refused: usize,
     pub commits: usize,
@@ -48,9 +43,6 @@ impl SimulatedStorage {
             paused_until_us: 0,
             fails: false,
             refuses_next: false,
-            away_since_us: 0,
-            away_until_us: 0,
-            troubled_ms: Arc::default(),
             refused: 0,
             commits: 0,
             conflicts: 0,
@@ -61,7 +53,6 @@ impl SimulatedStorage {
 
     pub fn link(&self) -> StorageLink {
         let queue = self.queue.clone();
-        let (troubled_ms, seen_ms) = (self.troubled_ms.clone(), self.troubled_ms.clone());
         StorageLink {
             note: None,
             submit: Box::new(move |request| {
@@ -72,11 +63,11 @@ impl SimulatedStorage {
                 queue.push_back(request);
                 Ok(())
             }),
-            health: Box::new(move || StorageFacts {
-                available: seen_ms.load(Ordering::Relaxed) == 0,
+            health: Box::new(|| StorageFacts {
+                available: true,
                 ..StorageFacts::default()
             }),
-            troubled_ms: Box::new(move || troubled_ms.load(Ordering::Relaxed)),
+            troubled_ms: Box::new(|| 0),
         }
     }
 
@@ -84,23 +75,12 @@ impl SimulatedStorage {
     pub fn next_us(&self) -> Option<u64> {
         let waiting = !self.queue.lock().unwrap().is_empty();
         let answers = self.answers.iter().map(|answer| answer.0).min();
-        waiting
-            .then_some(self.paused_until_us.max(self.away_until_us))
-            .into_iter()
-            .chain(answers)
-            .min()
-    }
-
-    /// It does nothing for so long, and says so.
-    pub fn go_away(&mut self, now_us: u64, us: u64) {
-        self.away_since_us = now_us;
-        self.away_until_us = now_us + us;
+        waiting.then_some(self.paused_until_us).into_iter().chain(answers).min()
     }
 
     /// All is well from now on.
     pub fn mend(&mut self) {
         self.fails = false;
-        self.away_until_us = 0;
     }
 
     pub fn is_idle(&self) -> bool {
@@ -112,10 +92,7 @@ impl SimulatedStorage {
         if dice.below(400) == 0 {
             self.paused_until_us = now_us + [5_000, 200_000, 3_000_000][dice.below(3)];
         }
-        let is_away = now_us < self.away_until_us;
-        let away_us = if is_away { now_us - self.away_since_us } else { 0 };
-        self.troubled_ms.store(away_us / 1000, Ordering::Relaxed);
-        if now_us >= self.paused_until_us && !is_away && dice.percent(40) {
+        if now_us >= self.paused_until_us && dice.percent(40) {
             let most = 1 + dice.below(QUEUE_MAX);
             for _ in 0..most {
                 let mut queue = self.queue.lock().unwrap();
