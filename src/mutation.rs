@@ -29,8 +29,14 @@ mutations! {
     LoseWithheldAcks,
     /// A write that comes while the document is being stored does not make it unsaved.
     ForgetUnsavedMark,
+    /// Documents are stored without their text.
+    StoreWithoutText,
     /// What another server wrote into the row is not taken over.
     IgnoreMergedRow,
+    /// Whoever wrote a field is not told of it.
+    ForgetEcho,
+    /// An own echo comes with the stamp of the field, so that it replaces what its author has typed since.
+    EchoWithStamp,
     /// Whoever lost a write is not told the winner.
     ForgetTheWinner,
     /// Clocks merge by maximum, and an accepted write does not count.
@@ -47,6 +53,8 @@ mutations! {
     OverwriteText,
     /// A listener that left is kept.
     KeepListeners,
+    /// Whoever gives no sign of life is kept.
+    KeepSilentConnections,
     /// A vanished user stays present.
     KeepPresence,
     /// Another node's change that did not arrive is not missed.
@@ -59,6 +67,8 @@ mutations! {
     ForgetDigests,
     /// A document that another node made anew counts as the one it had before.
     IgnoreEpochChange,
+    /// What another node knew better keeps the stamp it had there.
+    TakeOverStamps,
     /// Other nodes are not told what was written.
     ForgetOtherNodes,
     /// What the bus did not take is forgotten.

@@ -14,9 +14,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use support::client::Options;
 use support::crowd::{Member, Received};
 use support::watch::Watch;
-use support::{Client, Dialect, PATIENCE, Server, ServerBuilder, eventually, http};
+use support::{Client, Dialect, PATIENCE, Server, ServerBuilder, eventually, http, token};
+
+/// bcrypt of `right`.
+const HASH_OF_RIGHT: &str = "$2b$10$abcdefghijklmnopqrstuu1VS0P7v3ZJmd2gzBFIzgfN7OOl6Rl52";
 
 /// One attack at a time, so that the watch sees that one.
 fn alone() -> MutexGuard<'static, ()> {
@@ -56,6 +60,7 @@ fn total_connections(server: &Server) -> u64 {
 fn slow_handshakes_cost_little_and_are_closed_in_time() {
     let _alone = alone();
     const PEERS: usize = 400;
+    const HANDSHAKE: Duration = Duration::from_secs(10);
     let mut server = unthrottled();
     let watch = Watch::over(&server);
     let head = b"GET /ws HTTP/1.1\r\nHost: slow\r\nUpgrade: websocket\r\nX-Filler: ";
@@ -81,7 +86,7 @@ fn slow_handshakes_cost_little_and_are_closed_in_time() {
         let _ = peer.write_all(b"x");
         let mut answer = Vec::new();
         let _ = peer.read_to_end(&mut answer);
-        assert!(began.elapsed() < PATIENCE * 4, "slow handshakes stay open");
+        assert!(began.elapsed() < HANDSHAKE * 2, "slow handshakes stay open");
     }
     assert!(
         began.elapsed() >= Duration::from_secs(5),
@@ -282,6 +287,17 @@ fn block(client: &str, clock: u64, text: &str, left: Value, right: Value) -> Val
     json!([id, {"id": id, "text": text, "left_origin": left, "right_origin": right, "deleted": false}])
 }
 
+/// Sends a text state and gives the kind of the answer.
+fn send_state(client: &mut Client, state: &str) -> String {
+    let element = json!({"type": "text-state", "state": state, "clientId": "c"});
+    let id = client.fresh_id();
+    let fields = json!({"documentId": "text", "messageId": id, "deltas": [element]});
+    client.say_as(&id, "delta_batch", fields);
+    let answer = client.take_where("an answer", |m| m["messageId"] == id.as_str() || m.kind == "error");
+    while client.next_within(Duration::from_millis(1)).is_some() {}
+    answer.kind
+}
+
 #[test]
 fn text_states_made_to_hurt_change_nothing() {
     let _alone = alone();
@@ -289,17 +305,8 @@ fn text_states_made_to_hurt_change_nothing() {
     let watch = Watch::over(&server);
     let mut client = Client::connect(&server, Dialect::Json);
     let mut send = |blocks: Vec<Value>, clock: u64| {
-        let state = json!({"blocks": blocks, "clock": {"value": clock}, "client_id": "c"}).to_string();
-        let element = json!({"type": "text-state", "state": state, "clientId": "c"});
-        let id = client.fresh_id();
-        client.say_as(
-            &id,
-            "delta_batch",
-            json!({"documentId": "text", "messageId": id, "deltas": [element]}),
-        );
-        let answer = client.take_where("an answer", |m| m["messageId"] == id.as_str() || m.kind == "error");
-        while client.next_within(Duration::from_millis(1)).is_some() {}
-        answer.kind
+        let state = json!({"blocks": blocks, "clock": {"value": clock}, "client_id": "c"});
+        send_state(&mut client, &state.to_string())
     };
     let at = |clock: u64| json!({"client_id": "c", "clock": clock, "offset": 0});
     let cycle = vec![
@@ -319,6 +326,14 @@ fn text_states_made_to_hurt_change_nothing() {
     // The longest chain that honest typing makes, of 20,000 characters.
     let chain = (1..=20_000).map(|n| block("c", n, "x", if n == 1 { Value::Null } else { at(n - 1) }, Value::Null));
     assert_eq!(send(chain.collect(), 20_000), "ack");
+    // As many blocks as a message has room for, which is millions.
+    for block in ["[0,0],", "[{},{}],", "[[],[]],"] {
+        let count = (14 << 20) / block.len();
+        let blocks = block.repeat(count);
+        let blocks = blocks.trim_end_matches(',');
+        let state = format!("{{\"blocks\":[{blocks}],\"clock\":{{\"value\":1}},\"client_id\":\"c\"}}");
+        assert_eq!(send_state(&mut client, &state), "error", "{count} times {block}");
+    }
     watch.finish(&mut server, "text-state bombs", 96 << 10);
 }
 
@@ -380,12 +395,45 @@ fn reconnect_storms_leave_nothing_behind() {
 #[test]
 fn guessing_credentials_is_slow() {
     let _alone = alone();
-    let mut server = Server::with().auth().start();
+    const GUESSES: usize = 40;
+    let accounts = std::env::temp_dir().join(format!("synckit-accounts-{}", std::process::id()));
+    std::fs::write(&accounts, format!("ann@example.com:{HASH_OF_RIGHT}:write\n")).expect("a file of accounts");
+    let mut server = exact()
+        .auth()
+        .env("SYNCKIT_AUTH_APIKEYS", "the-only-key-0123456789")
+        .env("SYNCKIT_USERS_FILE", accounts.display())
+        .env("RATE_LIMIT_PER_MINUTE", 0)
+        .start();
+    std::fs::remove_file(&accounts).expect("it was read");
+    let honest = |dialect| {
+        let mut client = Client::connect(&server, dialect);
+        client.authenticate(&token::token("honest", &["*"], &["*"]));
+        client
+    };
+    let watch = Watch::between(honest(Dialect::Json), honest(Dialect::Binary), &server);
+    let login = |email: String, password: &str| {
+        let body = json!({"email": email, "password": password}).to_string();
+        server.request("POST", "/auth/login", &[], &body).status
+    };
+    // Ten of one address in a minute are looked at, and then not even the right password helps.
+    let statuses: Vec<u16> = (0..GUESSES)
+        .map(|n| login("ann@example.com".into(), &format!("wrong{n}")))
+        .collect();
+    assert_eq!(statuses[..10], [401; 10], "{statuses:?}");
+    assert_eq!(statuses[10..], [429; GUESSES - 10], "{statuses:?}");
+    assert_eq!(login("ann@example.com".into(), "right"), 429);
+    // An account for each guess makes no difference.
+    assert!((0..GUESSES).all(|n| login(format!("{n}@example.com"), "wrong") == 429));
+
     let mut closed = 0;
-    for attempt in 0..40 {
+    for attempt in 0..GUESSES {
         let mut member = Member::connect(server.address());
         for guess in 0..5 {
-            member.send_text(&json!({"type": "auth", "id": "a", "token": format!("{attempt}.{guess}.x")}).to_string());
+            let credentials = match guess % 2 {
+                0 => json!({"type": "auth", "id": "a", "token": format!("{attempt}.{guess}.x")}),
+                _ => json!({"type": "auth", "id": "a", "apiKey": format!("the-only-key-{attempt:05}{guess:05}")}),
+            };
+            member.send_text(&credentials.to_string());
         }
         closed += usize::from(eventually("a verdict", || {
             member.poll().into_iter().find_map(|received| match received {
@@ -398,14 +446,23 @@ fn guessing_credentials_is_slow() {
             })
         }));
     }
-    assert_eq!(closed, 40, "a connection outlives its failed authentication");
-    server.assert_alive();
+    assert_eq!(closed, GUESSES, "a connection outlives its failed authentication");
+    watch.finish(&mut server, "guesses of passwords, tokens and keys", 4 << 10);
 }
 
 #[test]
 fn requests_that_could_be_read_in_two_ways_are_refused() {
     let _alone = alone();
-    let mut server = Server::with().env("CORS_ORIGINS", "https://good.example").start();
+    let mut server = exact()
+        .env("CORS_ORIGINS", "https://good.example")
+        .env("RATE_LIMIT_PER_MINUTE", 0)
+        .start();
+    let good = || Options {
+        headers: &[("Origin", "https://good.example")],
+        ..Default::default()
+    };
+    let honest = |dialect| Client::connect_with(server.address(), dialect, &good()).expect("a good origin");
+    let watch = Watch::between(honest(Dialect::Json), honest(Dialect::Binary), &server);
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let smuggled = "GET /health HTTP/1.1\r\nHost: inner\r\n\r\n";
@@ -432,7 +489,7 @@ fn requests_that_could_be_read_in_two_ways_are_refused() {
         ),
         format!("GET /health HTTP/1.1\nHost: x\n\n{smuggled}"),
     ];
-    for request in &refused {
+    for request in refused.iter().cycle().take(20 * refused.len()) {
         let answer = http::exchange(server.address(), request.as_bytes());
         assert!((400..=505).contains(&answer.status), "{request:?}: {answer:?}");
         assert!(
@@ -456,7 +513,89 @@ fn requests_that_could_be_read_in_two_ways_are_refused() {
     }
     let head = format!("GET /ws HTTP/1.1\r\nHost: x\r\nOrigin: https://good.example\r\n{upgrade}\r\n");
     assert_eq!(http::exchange(server.address(), head.as_bytes()).status, 101);
-    server.assert_alive();
+    watch.finish(&mut server, "requests that could be read in two ways", 4 << 10);
+}
+
+/// A proxy is trusted, and its clients invent addresses: each has a place in the tables of limits, and the tables end.
+#[test]
+fn forged_addresses_fill_no_table_without_end() {
+    const ROUNDS: u32 = 40;
+    const VOLLEY: u32 = 500;
+    let _alone = alone();
+    let mut server = exact()
+        .env("TRUSTED_PROXIES", "127.0.0.1")
+        .env("RATE_LIMIT_PER_MINUTE", 60)
+        .start();
+    let watch = Watch::over(&server);
+    let mut stream = TcpStream::connect(server.address()).expect("accepted");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut piece = [0; 64 << 10];
+    // An address of its own for each request, some behind lists of them.
+    for round in 0..ROUNDS {
+        let request = |n: u32| {
+            let invented = "203.0.113.9, ".repeat(n as usize % 30);
+            let (a, b) = (n >> 8, n & 255);
+            format!("GET /rooms HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {invented}10.{round}.{a}.{b}\r\n\r\n")
+        };
+        let volley: String = (0..VOLLEY).map(request).collect();
+        let mut writing = stream.try_clone().expect("a second handle");
+        let writer = std::thread::spawn(move || writing.write_all(volley.as_bytes()));
+        let (mut answers, mut answered, mut looked_at) = (Vec::new(), 0, 0);
+        while answered < VOLLEY {
+            let read = match stream.read(&mut piece) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                read => read.expect("answers"),
+            };
+            assert!(read > 0, "closed after {answered} answers of round {round}");
+            answers.extend_from_slice(&piece[..read]);
+            let heads = answers[looked_at..].windows(12);
+            answered += heads.filter(|twelve| twelve == b"HTTP/1.1 200").count() as u32;
+            looked_at = answers.len().saturating_sub(11);
+        }
+        writer.join().expect("no panic").expect("sent");
+    }
+    // The one who made them up is still one address where it counts: the last entry of what the proxy wrote.
+    let refused = (0..100).any(|n| {
+        let list = format!("10.99.0.{n}, 203.0.113.7");
+        server
+            .request("GET", "/rooms", &[("X-Forwarded-For", &list)], "")
+            .status
+            == 429
+    });
+    assert!(refused, "a hundred requests from one address under many names");
+    // An entry is some tens of bytes.
+    watch.finish(&mut server, "20,000 invented addresses", 8 << 10);
+}
+
+#[test]
+fn impossible_text_closes_at_once_and_holds_nothing() {
+    let _alone = alone();
+    let mut server = unthrottled();
+    let watch = Watch::over(&server);
+    for round in 0..300 {
+        let mut member = Member::connect(server.address());
+        // Impossible from the first byte, after an honest beginning, or a message whose end would be missing anyway.
+        let text: &[u8] = match round % 4 {
+            0 => b"\xFF",
+            1 => b"{\"type\":\"ping\",\"id\":\"\xC0\xAF\"}",
+            2 => b"{\"type\":\"ping\",\"id\":\"\xED\xA0\x80\"}",
+            _ => b"{\"type\":\"ping\",\"id\":\"\xF4\x90",
+        };
+        match round % 4 {
+            // The claim of another megabyte does not delay the verdict.
+            3 => {
+                let mut frame = vec![0x81, 0xFF];
+                frame.extend((1_u64 << 20).to_be_bytes());
+                frame.extend([0; 4]);
+                frame.extend(text);
+                member.send_bytes(&frame);
+            }
+            _ => member.send(0x1, text),
+        }
+        let code = eventually("the connection ends", || ending(&mut member));
+        assert_eq!(code, 1007, "round {round}");
+    }
+    watch.finish(&mut server, "impossible text", 4 << 10);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Real [`Document`]s serve simulated clients that run the SDK's own last-write-wins (`support/sdk_model.rs`), next to plain
 //! writers, plain docId clients and readers. Latency, clock skew, cuts with lost messages, offline edits, late discovery of
-//! cuts and slow consumers come from a seed, which every failure prints. Checked are the invariants of docs/protocol.md §9.4:
+//! cuts and slow consumers come from a seed, which every failure prints, with the shortest list of writes that fails. Checked are
+//! the invariants of docs/protocol.md §9.4:
 //! (a) equality after quiescence, (b) an own echo never replaces a newer local edit of a field nobody else writes,
 //! (c) clocks are non-empty integers below 2^53, (d) stamps never decrease; and two promises to authors: (e) once a client
 //! has been told its own entry, it sees its own edits at once, and (f) once an edit of a field nobody else writes has
@@ -12,6 +13,8 @@
 mod sdk_model;
 #[path = "support/simulated_server.rs"]
 mod simulated_server;
+#[path = "support/trace.rs"]
+mod trace;
 
 use sdk_model::{Clock, Element, PlainReplica, SdkReplica};
 use simulated_server::{Message, Naming, Outgoing, Request, Rule, Server};
@@ -365,6 +368,15 @@ impl Simulation {
             format!("shared\"{}", self.random.below(2))
         };
         let deletes = self.random.chance(8);
+        let at_ms = self.now_ms;
+        if !trace::act(|| {
+            format!(
+                "{at_ms:>5} ms: client {number} {} {field}",
+                if deletes { "deletes" } else { "writes" }
+            )
+        }) {
+            return;
+        }
         self.clients[number].edits += 1;
         self.edits += 1;
         let value = if deletes {
@@ -542,6 +554,7 @@ fn seeds() -> Range<u64> {
 fn all_clients_end_with_the_servers_values() {
     let (mut red, mut seeds_run, mut edits, mut hidden) = (Vec::new(), 0, 0, 0);
     for seed in seeds() {
+        trace::begin(usize::MAX);
         let simulation = run(seed, Rule::Specified);
         seeds_run += 1;
         edits += simulation.edits;
@@ -553,6 +566,16 @@ fn all_clients_end_with_the_servers_values() {
     println!("{seeds_run} seeds, {edits} edits, {hidden} at first hidden from their authors");
     for (seed, violations) in &red {
         println!("seed {seed}: {}", violations[0]);
+    }
+    if let Some((seed, violations)) = red.first() {
+        let kind = &violations[0][..3];
+        trace::begin(usize::MAX);
+        run(*seed, Rule::Specified);
+        trace::print_shortest(|| {
+            let found = run(*seed, Rule::Specified).violations;
+            let same = found.iter().find(|violation| violation.starts_with(kind));
+            assert!(same.is_none(), "{}", same.expect("just looked"));
+        });
     }
     let kinds = ["(a)", "(b)", "(c)", "(d)", "(e)", "(f)"].map(|kind| {
         format!(

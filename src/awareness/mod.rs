@@ -10,6 +10,7 @@ use crate::limits::{
 };
 use bytes::Bytes;
 use hashbrown::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What is told to the audience: a client's new state, or that it left.
@@ -122,7 +123,8 @@ fn sent_clock(clock: u64, offset: u64) -> u64 {
 /// The presence entries of one document.
 #[derive(Debug, Default)]
 pub struct Presence {
-    entries: HashMap<Arc<str>, Entry>,
+    /// In the order of their ids, so that whoever asks is told in the same order every time.
+    entries: BTreeMap<Arc<str>, Entry>,
     owned: HashMap<SessionRef, u32>,
     /// Entries that expire: orphans, and those of other nodes.
     orphans: usize,

@@ -80,7 +80,8 @@ impl FlushedField {
     /// Whether `session`, a subscriber, gets it. (docId connections additionally skip what they wrote themselves, unless
     /// [`FlushedField::is_forced_for`].)
     pub fn reaches(&self, session: SessionRef) -> bool {
-        self.for_all || self.is_forced_for(session)
+        let untold = Mutation::ForgetEcho.is_on() && self.is_by(session);
+        self.for_all && !untold || self.is_forced_for(session)
     }
 
     /// Whether `session` lost a write of this field and must be told.
@@ -216,6 +217,8 @@ impl Document {
         let base = if record.born <= synced { synced } else { 0 };
         let own = record.author.own;
         if !forced && own > base.max(record.author.seen) {
+            let stamped = Mutation::EchoWithStamp.is_on();
+            let own = if stamped { record.stamp } else { own };
             return AuthorClock::OwnEcho { writer, own };
         }
         record.author.seen = record.stamp;

@@ -7,6 +7,7 @@
 
 use super::record::{Author, Record};
 use super::{CLOCK_KEPT_MAX, Document, key};
+use crate::mutation::Mutation;
 use hashbrown::HashMap;
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -144,7 +145,9 @@ impl Document {
         let clock = self.clock;
         let author = &mut self.records[at].author;
         author.for_all = true;
-        self.records[at].stamp = clock;
+        if !Mutation::TakeOverStamps.is_on() {
+            self.records[at].stamp = clock;
+        }
         self.mark_dirty(at);
         true
     }

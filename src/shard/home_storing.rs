@@ -32,7 +32,7 @@ impl Shard {
         let now_us = self.now.mono_us;
         let fault = match self.library.at(place).and_then(|shelf| shelf.durable.as_deref()) {
             Some(durable) if durable.refused_until_us > now_us => Some(Fault::UNSTORABLE),
-            Some(durable) if !durable.is_saved() && durable.unsaved_us + PATIENCE_US <= now_us => {
+            Some(durable) if durable.is_awaited() && durable.unsaved_us + PATIENCE_US <= now_us => {
                 Some(Fault::NOT_STORED)
             }
             _ if storehouse.withheld_bytes > WITHHELD_BYTES_MAX => Some(Fault::NOT_STORED),
@@ -64,10 +64,11 @@ impl Shard {
         let Some(durable) = self.library.at(place).and_then(|shelf| shelf.durable.as_mut()) else {
             return;
         };
-        if durable.is_saved() {
-            storehouse.unsaved += 1;
+        // A document that was refused, and that nobody has tried to store since, begins to wait anew.
+        if !durable.is_awaited() {
             durable.unsaved_us = now_us;
         }
+        storehouse.unsaved += usize::from(durable.is_saved());
         if !(Mutation::ForgetUnsavedMark.is_on() && durable.under_way.is_some()) {
             durable.changes += 1;
         }
@@ -503,10 +504,14 @@ impl Shelf {
         SavedDocument {
             clock: self.fields.clock(),
             records: self.fields.saved_records(),
-            text: self.text.as_ref().map(|text| SavedText {
-                state: text.state.clone(),
-                timestamp: text.timestamp,
-            }),
+            text: self
+                .text
+                .as_ref()
+                .filter(|_| !Mutation::StoreWithoutText.is_on())
+                .map(|text| SavedText {
+                    state: text.state.clone(),
+                    timestamp: text.timestamp,
+                }),
             set: self.set.as_ref().map(|set| set.saved()).unwrap_or_default(),
             counters: self.counters.as_ref().map(|counters| SavedCounters {
                 recent: counters.recent(now),

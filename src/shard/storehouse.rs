@@ -177,6 +177,12 @@ impl Durable {
         self.saved == self.changes
     }
 
+    /// Whether there is something to store that storage has, or will be given. What the database refused for its content is
+    /// not tried again by itself.
+    pub fn is_awaited(&self) -> bool {
+        !self.is_saved() && (self.listed || self.under_way.is_some())
+    }
+
     /// Whether there is no row, and nothing for one.
     pub fn is_empty(&self) -> bool {
         self.version == 0 && self.is_saved() && self.under_way.is_none()

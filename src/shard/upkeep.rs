@@ -4,6 +4,7 @@ use super::{Due, Shard};
 use crate::handler::Effect;
 use crate::ids::{SessionRef, Slot};
 use crate::limits::{HTTP_REQUEST_US, STALLED_SOCKET_US};
+use crate::mutation::Mutation;
 use crate::session::outbox::Origin;
 use crate::session::{Flags, Stage};
 use crate::websocket;
@@ -107,7 +108,8 @@ impl Shard {
         };
         let expires = session.flags.has(Flags::AUTHENTICATED);
         // Silence counts against a peer only if it was asked: a round that took too long is our fault, not its.
-        if silent_ms >= timeout_ms && (interval_ms == 0 || session.flags.has(Flags::PINGED)) {
+        let is_late = silent_ms >= timeout_ms && !Mutation::KeepSilentConnections.is_on();
+        if is_late && (interval_ms == 0 || session.flags.has(Flags::PINGED)) {
             self.metrics.heartbeat_timeouts += 1;
             return self.close(slot, 1001, "Heartbeat timeout");
         }

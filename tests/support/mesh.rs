@@ -9,7 +9,7 @@
 
 use super::simulated_storage::SimulatedStorage;
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use synckit_server::auth::Authenticator;
@@ -94,6 +94,8 @@ pub struct Socket {
     pub closed: bool,
     /// The client reads nothing until then.
     pub stalled_until_us: u64,
+    /// The client is gone and nobody was told: bytes that the server's kernel still takes for it.
+    vanishing: Option<usize>,
     place: Option<(usize, Slot)>,
     accept_at: Option<usize>,
     paused: bool,
@@ -124,7 +126,18 @@ pub struct World {
     pub merged: usize,
     /// Mail between shards takes up to this long.
     delay_us_max: usize,
+    /// How far the wall clock of this server is off.
+    clock_error_ms: i64,
+    /// Fields whose writes were acknowledged, by document, in the order of the acknowledgements.
+    pub acknowledged: BTreeMap<String, Vec<String>>,
+    /// Fields of those that somebody wanted deleted.
+    pub deleted: BTreeSet<String>,
+    /// Of all that was delivered and when: equal for equal runs, and hardly for others.
+    pub fingerprint: u64,
 }
+
+/// Bytes at the beginning of a piece that its fingerprint looks at.
+const FINGERPRINT_BYTES: usize = 200;
 
 fn config(variables: &[(&str, String)]) -> Config {
     let look_up = |name: &str| {
@@ -196,6 +209,10 @@ impl World {
             merges,
             merging: Vec::new(),
             merged: 0,
+            clock_error_ms: 0,
+            acknowledged: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            fingerprint: 0,
         }
     }
 
@@ -213,6 +230,7 @@ impl World {
             end: None,
             closed: false,
             stalled_until_us: 0,
+            vanishing: None,
             place: None,
             accept_at: Some(at),
             paused: false,
@@ -225,7 +243,7 @@ impl World {
 
     pub fn send(&mut self, socket: usize, bytes: &[u8]) {
         let socket = &mut self.sockets[socket];
-        if socket.end.is_none() && !socket.closed {
+        if socket.end.is_none() && !socket.closed && socket.vanishing.is_none() {
             socket.to_server.extend(bytes);
         }
     }
@@ -252,6 +270,15 @@ impl World {
     pub fn reset(&mut self, socket: usize) {
         self.sockets[socket].end = Some(ClientEnd::Reset);
         self.sockets[socket].to_server.clear();
+    }
+
+    /// The client is gone without a word, as when a cable is cut: what is sent there is taken for a while and never arrives.
+    pub fn lose(&mut self, socket: usize) {
+        let room = [0, 3_000, 200_000, usize::MAX][self.dice.below(4)];
+        let socket = &mut self.sockets[socket];
+        socket.vanishing = Some(room);
+        socket.to_server.clear();
+        socket.stalled_until_us = if room == 0 { u64::MAX } else { 0 };
     }
 
     // ---- time ----
@@ -309,7 +336,22 @@ impl World {
 
     pub fn pass(&mut self, us: u64) {
         self.now.mono_us += us;
-        self.now.unix_ms = UNIX_MS + self.now.mono_us / 1000;
+        self.now.unix_ms = self.true_unix_ms().saturating_add_signed(self.clock_error_ms);
+    }
+
+    /// What a wall clock that is right shows.
+    pub fn true_unix_ms(&self) -> u64 {
+        UNIX_MS + self.now.mono_us / 1000
+    }
+
+    /// The server's wall clock steps, forwards or back.
+    pub fn set_clock_error(&mut self, ms: i64) {
+        self.clock_error_ms = ms;
+        self.pass(0);
+    }
+
+    pub fn clock_error_ms(&self) -> i64 {
+        self.clock_error_ms
     }
 
     /// A little time passes and most shards take a turn, in any order.
@@ -564,17 +606,31 @@ impl World {
                 0 => self.dice.below(waiting + 1),
                 _ => waiting,
             };
+            let room = room.min(entry.vanishing.unwrap_or(usize::MAX));
             let mut left = room;
             while left > 0 {
                 let piece = entry.unsent.front_mut().expect("counted above");
                 let part = piece.split_to(left.min(piece.len()));
                 left -= part.len();
-                entry.to_client.extend_from_slice(&part);
+                let seen = &part[..part.len().min(FINGERPRINT_BYTES)];
+                let facts = [socket as u64, self.now.mono_us, part.len() as u64];
+                for fact in facts.into_iter().chain(seen.iter().map(|byte| u64::from(*byte))) {
+                    self.fingerprint = (self.fingerprint ^ fact).wrapping_mul(0x100_0000_01b3).rotate_left(5);
+                }
+                if entry.vanishing.is_none() {
+                    entry.to_client.extend_from_slice(&part);
+                }
                 if piece.is_empty() {
                     entry.unsent.pop_front();
                 }
             }
             entry.unsent.retain(|piece| !piece.is_empty());
+            if let Some(taken) = &mut entry.vanishing {
+                *taken -= room;
+                if *taken == 0 {
+                    entry.stalled_until_us = u64::MAX;
+                }
+            }
             let done = entry.unsent.is_empty();
             let told = !entry.inherited && (room > 0 || done);
             entry.inherited &= !done;

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use synckit_server::mutation::{self, ALL, Mutation};
 
 /// Those that only several nodes can notice; all others are for the shards of one.
-const OF_NODES: [Mutation; 8] = [
+const OF_NODES: [Mutation; 9] = [
+    Mutation::TakeOverStamps,
     Mutation::SkipGapRepair,
     Mutation::CountRepetitions,
     Mutation::CountTwice,

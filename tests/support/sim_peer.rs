@@ -10,6 +10,13 @@ use super::text_client;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
+/// A `pong` must come within this time, whatever else waits: the SDK gives up then (docs/protocol.md §5.10).
+const PONG_US_MAX: u64 = 5_000_000;
+/// Any other answer that waits for nobody else.
+const ANSWER_US_MAX: u64 = 3_000_000;
+/// And one that waits for a database: what it does not take within 5 s is refused.
+const STORED_US_MAX: u64 = 6_500_000;
+
 /// The four kinds of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -26,6 +33,17 @@ enum Owed {
     Sync(String),
     Pong,
     Presence(String),
+}
+
+/// An answer the server owes, since when, and how much had been written by then.
+#[derive(Clone, Debug)]
+struct Debt {
+    what: Owed,
+    asked_us: u64,
+    /// Fields that this connection has written into the document.
+    own: usize,
+    /// Fields of the document whose writes the server has acknowledged, to whomever.
+    acknowledged: usize,
 }
 
 /// How far a subscription is, as the client knows it.
@@ -61,6 +79,14 @@ pub struct Copy {
     pub counted: f64,
     /// Counter operations of others that took something away.
     pub decrements: usize,
+    /// Greatest stamps that this connection has been sent, by field.
+    stamps: BTreeMap<String, u64>,
+    /// The clock of the newest snapshot.
+    synced_at: u64,
+    /// Unique fields that this connection has written, in order.
+    own_writes: Vec<(String, Value)>,
+    /// What its user typed last into the field that nobody else writes.
+    typed: Option<Value>,
 }
 
 impl Copy {
@@ -80,6 +106,10 @@ impl Copy {
             formatted: Vec::new(),
             counted: 0.0,
             decrements: 0,
+            stamps: BTreeMap::new(),
+            synced_at: 0,
+            own_writes: Vec::new(),
+            typed: None,
         }
     }
 }
@@ -88,8 +118,12 @@ impl Copy {
 #[derive(Clone, Debug)]
 pub struct Written {
     pub document: String,
-    /// Fields that nobody else writes.
+    /// Fields that nobody else writes; the tombstone if they were deleted.
     pub unique: Vec<(String, Value)>,
+    /// Characters of a text by client and number, and whether they were deleted.
+    pub characters: Vec<(text_client::Id, bool)>,
+    /// Under which id.
+    by: String,
 }
 
 /// A client.
@@ -102,7 +136,15 @@ pub struct Peer {
     upgraded: bool,
     input: Vec<u8>,
     pub copies: BTreeMap<String, Copy>,
-    owed: Vec<Owed>,
+    owed: Vec<Debt>,
+    /// Until then it did not read.
+    hindered_us: u64,
+    /// Its messages are handled at a limited rate, so only a `pong` has a bound.
+    pub is_throttled: bool,
+    /// Its server has a database.
+    waits_for_storage: bool,
+    /// The longest time an answer took.
+    pub waited_us_max: u64,
     unacknowledged: BTreeMap<String, Written>,
     /// Writes that were acknowledged.
     pub acknowledged: Vec<Written>,
@@ -122,7 +164,7 @@ pub struct Peer {
     waiting: Vec<u8>,
 }
 
-fn is_tombstone(value: &Value) -> bool {
+pub fn is_tombstone(value: &Value) -> bool {
     value.get("__deleted") == Some(&Value::Bool(true))
 }
 
@@ -138,6 +180,10 @@ impl Peer {
             input: Vec::new(),
             copies: BTreeMap::new(),
             owed: Vec::new(),
+            hindered_us: 0,
+            is_throttled: false,
+            waits_for_storage: false,
+            waited_us_max: 0,
             unacknowledged: BTreeMap::new(),
             acknowledged: Vec::new(),
             may_be_dropped: false,
@@ -171,6 +217,7 @@ impl Peer {
     pub fn connect(&mut self, world: &mut World, subscribe: bool) {
         assert!(self.socket.is_none());
         let socket = world.connect();
+        self.waits_for_storage = world.storage.is_some();
         self.socket = Some(socket);
         self.upgraded = false;
         self.close_sent = false;
@@ -197,6 +244,8 @@ impl Peer {
             copy.watches_presence = false;
             copy.presence.clear();
             copy.presence_is_contested |= copy.own_presence.take().is_some();
+            copy.stamps.clear();
+            copy.own_writes.clear();
         }
         let documents: Vec<String> = self.copies.keys().filter(|_| subscribe).cloned().collect();
         for document in documents {
@@ -211,6 +260,13 @@ impl Peer {
             world.finish(socket);
         } else {
             world.reset(socket);
+        }
+    }
+
+    /// The connection is cut and nobody is told: the server still holds it when the client comes back.
+    pub fn lose_touch(&mut self, world: &mut World) {
+        if let Some(socket) = self.socket.take() {
+            world.lose(socket);
         }
     }
 
@@ -260,7 +316,7 @@ impl Peer {
         let mut payload = Map::new();
         if matches!(self.kind, Kind::Json | Kind::Goc) {
             payload.insert("type".into(), json!(kind));
-            payload.insert("timestamp".into(), json!(world.now.unix_ms));
+            payload.insert("timestamp".into(), json!(world.true_unix_ms()));
         }
         if self.kind != Kind::Sdk {
             payload.insert("id".into(), json!(id));
@@ -277,7 +333,7 @@ impl Peer {
             _ => {
                 let batch = self.kind == Kind::Goc && kind == "delta_batch";
                 let code = if batch { 0x22 } else { frame::code_of(kind) };
-                (0x2, frame::encode(code, world.now.unix_ms as i64, text.as_bytes()))
+                (0x2, frame::encode(code, world.true_unix_ms() as i64, text.as_bytes()))
             }
         };
         if self.dice.percent(10) {
@@ -293,6 +349,15 @@ impl Peer {
         id
     }
 
+    fn owe(&mut self, world: &World, document: &str, what: Owed) {
+        self.owed.push(Debt {
+            what,
+            asked_us: world.now.mono_us,
+            own: self.copies.get(document).map_or(0, |copy| copy.own_writes.len()),
+            acknowledged: world.acknowledged.get(document).map_or(0, Vec::len),
+        });
+    }
+
     pub fn subscribe(&mut self, world: &mut World, document: &str) {
         let id = self.id.clone();
         let copy = self.copies.entry(document.into()).or_insert_with(|| Copy::new(&id));
@@ -303,7 +368,7 @@ impl Peer {
             copy.stand = Stand::Asked;
         }
         let (unconfirmed, stand) = (copy.text_unconfirmed, copy.stand);
-        self.owed.push(Owed::Sync(document.into()));
+        self.owe(world, document, Owed::Sync(document.into()));
         // Only `subscribe` tells of deletions, which a copy from an earlier connection needs.
         let kind = if stand == Stand::In && self.dice.percent(40) {
             "sync_request"
@@ -316,12 +381,18 @@ impl Peer {
         }
     }
 
+    /// Subscribes once more, which tells it of deletions as well.
+    pub fn ask_again(&mut self, world: &mut World, document: &str) {
+        self.owe(world, document, Owed::Sync(document.into()));
+        self.say(world, "subscribe", json!({"documentId": document}));
+    }
+
     pub fn watch_presence(&mut self, world: &mut World, document: &str) {
         // Go-style clients get one message per entry, so the answer cannot be told from news.
         if self.kind == Kind::Goc || !self.is_in(document) {
             return;
         }
-        self.owed.push(Owed::Presence(document.into()));
+        self.owe(world, document, Owed::Presence(document.into()));
         self.copy(document).watches_presence = true;
         self.say(world, "awareness_subscribe", json!({"documentId": document}));
     }
@@ -348,12 +419,12 @@ impl Peer {
             || self
                 .owed
                 .iter()
-                .any(|owed| matches!(owed, Owed::Sync(name) | Owed::Presence(name) if name == document))
+                .any(|owed| matches!(&owed.what, Owed::Sync(name) | Owed::Presence(name) if name == document))
         {
             return;
         }
         let message_id = self.fresh("bye");
-        self.owed.push(Owed::Ack(message_id.clone()));
+        self.owe(world, document, Owed::Ack(message_id.clone()));
         self.say(
             world,
             "unsubscribe",
@@ -368,7 +439,7 @@ impl Peer {
     }
 
     pub fn ping(&mut self, world: &mut World) {
-        self.owed.push(Owed::Pong);
+        self.owe(world, "", Owed::Pong);
         self.say(world, "ping", json!({}));
     }
 
@@ -377,6 +448,36 @@ impl Peer {
         let field = self.fresh("u");
         let value = json!(format!("{field}:{}", "x".repeat(bytes)));
         self.write(world, document, &field, value, true);
+    }
+
+    /// Types into the field that only this client writes, over and over. Others do so with fields of their own.
+    pub fn write_own(&mut self, world: &mut World, document: &str) {
+        if self.kind != Kind::Sdk || !self.is_in(document) {
+            return self.write_unique(world, document, 10);
+        }
+        let (field, value) = (self.own_field(), json!(self.fresh("typed")));
+        self.copy(document).typed = Some(value.clone());
+        self.write(world, document, &field, value, false);
+    }
+
+    fn own_field(&self) -> String {
+        format!("own-{}", self.id)
+    }
+
+    /// Deletes a field of its own whose write was acknowledged. Only where the last write wins: a client with a clock may
+    /// have written the field in an earlier life.
+    pub fn delete_unique(&mut self, world: &mut World, document: &str) {
+        if !matches!(self.kind, Kind::Json | Kind::Binary) || !self.is_in(document) {
+            return;
+        }
+        let mine =
+            |write: &Written| write.document == document && write.unique.iter().any(|(_, value)| !is_tombstone(value));
+        let Some(at) = self.acknowledged.iter().rposition(mine) else {
+            return;
+        };
+        let field = self.acknowledged.remove(at).unique.remove(0).0;
+        world.deleted.insert(field.clone());
+        self.write(world, document, &field, json!({"__deleted": true}), true);
     }
 
     /// Writes or deletes a field that others write, too.
@@ -398,20 +499,23 @@ impl Peer {
             return;
         }
         let message_id = self.fresh("m");
-        self.owed.push(Owed::Ack(message_id.clone()));
+        self.owe(world, document, Owed::Ack(message_id.clone()));
         let unique = if unique {
             vec![(field.to_owned(), value.clone())]
         } else {
             Vec::new()
         };
+        self.copy(document).own_writes.extend(unique.iter().cloned());
         let written = Written {
             document: document.into(),
             unique,
+            characters: Vec::new(),
+            by: self.id.clone(),
         };
         self.unacknowledged.insert(message_id.clone(), written);
         match self.kind {
             Kind::Sdk => {
-                let time = world.now.unix_ms as f64 + self.clock_error_ms + self.dice.below(400) as f64 - 200.0;
+                let time = world.true_unix_ms() as f64 + self.clock_error_ms + self.dice.below(400) as f64 - 200.0;
                 let (id, text) = (self.id.clone(), value.to_string());
                 let element = self.copy(document).sdk.edit(field, &text, time);
                 let delta = json!({"type": "set", "documentId": document, "field": field, "value": value,
@@ -446,7 +550,7 @@ impl Peer {
             return;
         }
         let message_id = self.fresh("set");
-        self.owed.push(Owed::Ack(message_id.clone()));
+        self.owe(world, document, Owed::Ack(message_id.clone()));
         let element = json!({"type": "set", "operation": "add", "value": "e".repeat(bytes), "documentId": document});
         self.say(
             world,
@@ -458,7 +562,7 @@ impl Peer {
     /// An operation that is passed on as it is and that no state holds. Gives its id.
     pub fn format(&mut self, world: &mut World, document: &str) -> String {
         let message_id = self.fresh("format");
-        self.owed.push(Owed::Ack(message_id.clone()));
+        self.owe(world, document, Owed::Ack(message_id.clone()));
         let element = json!({"type": "richtext", "operation": "format", "documentId": document, "clientId": self.id,
             "opId": message_id, "attributes": {"bold": true}});
         self.say(
@@ -487,7 +591,7 @@ impl Peer {
 
     /// Says a batch of a client that counts, which may be another one and have said it before.
     pub fn count_as(&mut self, world: &mut World, document: &str, (client, message_id): (&str, &str), signed: f64) {
-        self.owed.push(Owed::Ack(message_id.to_owned()));
+        self.owe(world, document, Owed::Ack(message_id.to_owned()));
         let operation = if signed < 0.0 { "decrement" } else { "increment" };
         let amount = signed.abs();
         let element = json!({"type": "counter", "operation": operation, "value": amount, "clientId": client, "documentId": document});
@@ -551,12 +655,20 @@ impl Peer {
 
     fn send_text(&mut self, world: &mut World, document: &str) {
         let message_id = self.fresh(&format!("text-{document}"));
-        self.owed.push(Owed::Ack(message_id.clone()));
+        self.owe(world, document, Owed::Ack(message_id.clone()));
         let id = self.id.clone();
         let copy = self.copy(document);
         copy.text_unconfirmed = true;
+        let written = Written {
+            document: document.into(),
+            unique: Vec::new(),
+            characters: characters(&copy.text.blocks),
+            by: id.clone(),
+        };
+        self.unacknowledged.insert(message_id.clone(), written);
+        let copy = self.copy(document);
         let delta = json!({"type": "text-state", "state": copy.text.state(), "documentId": document, "clientId": id,
-            "timestamp": world.now.unix_ms, "clock": {id.clone(): copy.text.clock}});
+            "timestamp": world.true_unix_ms(), "clock": {id.clone(): copy.text.clock}});
         self.say(
             world,
             "delta_batch",
@@ -612,12 +724,39 @@ impl Peer {
         if closed && self.may_be_dropped {
             self.socket = None;
         }
+        self.nothing_is_late(world);
         if closed && self.socket.is_some() {
             assert!(self.input.is_empty(), "{}: the server closed within a frame", self.id);
             assert!(self.close_sent, "{}: closed without a close frame", self.id);
             self.socket = None;
         }
         !arrived.is_empty() || closed
+    }
+
+    /// No answer may be missing for longer than its bound, counted from when the client reads.
+    fn nothing_is_late(&mut self, world: &World) {
+        let Some(socket) = self.socket else { return };
+        let now_us = world.now.mono_us;
+        if world.sockets[socket].stalled_until_us > now_us {
+            self.hindered_us = now_us;
+        }
+        for debt in &self.owed {
+            let bound_us = match debt.what {
+                Owed::Pong => PONG_US_MAX,
+                _ if self.is_throttled => continue,
+                _ if self.waits_for_storage => STORED_US_MAX,
+                _ => ANSWER_US_MAX,
+            };
+            let since_us = debt.asked_us.max(self.hindered_us);
+            assert!(
+                since_us + bound_us >= now_us,
+                "{} waits for {:?} for {} us: {}",
+                self.id,
+                debt.what,
+                now_us - since_us,
+                world.describe(socket)
+            );
+        }
     }
 
     fn ended_early(&mut self, closed: bool) -> bool {
@@ -686,15 +825,16 @@ impl Peer {
             .to_owned();
         match kind {
             "sync_response" => {
-                self.answered(&Owed::Sync(document.clone()));
+                let debt = self.answered(world, &Owed::Sync(document.clone()));
+                self.holds_what_was_written_before(world, &document, &debt, body);
                 self.synced(&document, body);
             }
             "ack" => {
                 let id = body["messageId"].as_str().expect("a message id").to_owned();
-                self.answered(&Owed::Ack(id.clone()));
-                self.acknowledge(&id);
+                self.answered(world, &Owed::Ack(id.clone()));
+                self.acknowledge(world, &id);
             }
-            "pong" => self.answered(&Owed::Pong),
+            "pong" => drop(self.answered(world, &Owed::Pong)),
             "delta" => {
                 self.delta(&document, body);
                 if self.kind == Kind::Json {
@@ -703,19 +843,59 @@ impl Peer {
             }
             "delta_batch" => self.batch(&document, body),
             "awareness_state" | "awareness_update" => self.presence(kind, &document, body),
-            "error" if self.may_be_refused && body["details"]["retryable"] == true => self.vanish(world, false),
+            "error" if self.may_be_refused && is_of_storage(body) => self.vanish(world, false),
             other => panic!("{} got {other}: {body}", self.id),
         }
     }
 
-    fn answered(&mut self, answer: &Owed) {
-        let at = self.owed.iter().position(|owed| owed == answer);
+    fn answered(&mut self, world: &World, answer: &Owed) -> Debt {
+        let at = self.owed.iter().position(|owed| owed.what == *answer);
         let at = at.unwrap_or_else(|| panic!("{}: {answer:?} was not asked for; owed {:?}", self.id, self.owed));
-        self.owed.remove(at);
+        let debt = self.owed.remove(at);
+        let waited_us = world.now.mono_us.saturating_sub(debt.asked_us.max(self.hindered_us));
+        self.waited_us_max = self.waited_us_max.max(waited_us);
+        debt
     }
 
-    fn acknowledge(&mut self, id: &str) {
+    /// A snapshot has what this connection wrote before it asked, and what anybody had been acknowledged by then
+    /// (docs/protocol.md §21).
+    fn holds_what_was_written_before(&self, world: &World, document: &str, debt: &Debt, body: &Value) {
+        let state = &body["state"];
+        let own = self.copies[document].own_writes[..debt.own].iter();
+        let own: BTreeMap<&str, &Value> = own.map(|(field, value)| (field.as_str(), value)).collect();
+        for (field, value) in own {
+            let expected = (!is_tombstone(value)).then_some(value);
+            assert!(
+                state.get(field) == expected,
+                "{} ({:?}): its own write of {field} before its question about {document} is missing",
+                self.id,
+                self.kind
+            );
+        }
+        let acknowledged = world
+            .acknowledged
+            .get(document)
+            .map_or(&[][..], |all| &all[..debt.acknowledged]);
+        for field in acknowledged {
+            assert!(
+                state.get(field).is_some() || world.deleted.contains(field),
+                "{} ({:?}): {field} of {document} was acknowledged before it asked",
+                self.id,
+                self.kind
+            );
+        }
+    }
+
+    fn acknowledge(&mut self, world: &mut World, id: &str) {
         if let Some(written) = self.unacknowledged.remove(id) {
+            let known = world.acknowledged.entry(written.document.clone()).or_default();
+            let live = written.unique.iter().filter(|(_, value)| !is_tombstone(value));
+            known.extend(live.map(|(field, _)| field.clone()));
+            // A newer state of a text contains the older ones.
+            let is_text = !written.characters.is_empty();
+            self.acknowledged.retain(|older| {
+                !is_text || older.characters.is_empty() || older.document != written.document || older.by != written.by
+            });
             self.acknowledged.push(written);
         }
         for copy in self
@@ -729,7 +909,7 @@ impl Peer {
         let owed = |prefix: &str| {
             self.owed
                 .iter()
-                .any(|owed| matches!(owed, Owed::Ack(id) if id.starts_with(prefix)))
+                .any(|owed| matches!(&owed.what, Owed::Ack(id) if id.starts_with(prefix)))
         };
         for (document, copy) in &mut self.copies {
             let prefix = format!("text-{document}-");
@@ -748,6 +928,14 @@ impl Peer {
             copy.stand = Stand::In;
         }
         let state = body["state"].as_object().expect("a state");
+        if let Some(server) = clock.get("server") {
+            let newest = copy.stamps.values().max().copied().unwrap_or_default();
+            assert!(
+                *server >= newest,
+                "a snapshot of {document} at {server} after a stamp of {newest}"
+            );
+            copy.synced_at = *server;
+        }
         if sdk {
             copy.sdk.merge_clock(&clock);
             state
@@ -785,9 +973,32 @@ impl Peer {
             return;
         }
         let clock = clock_of(&body["clock"]);
+        // Deletions that belong to a snapshot have its clock and not their stamps.
+        let stamp = clock.get("server").filter(|stamp| **stamp != copy.synced_at);
+        if let (Some(field), Some(&stamp)) = (body["field"].as_str(), stamp) {
+            let newest = copy.stamps.entry(field.to_owned()).or_default();
+            assert!(
+                stamp >= *newest,
+                "{id}: the stamp of {field} in {document} went from {newest} down to {stamp}"
+            );
+            *newest = stamp;
+        }
         match (kind, body["field"].as_str()) {
             (Kind::Sdk, None) => copy.sdk.merge_clock(&clock),
-            (Kind::Sdk, Some(field)) => copy.sdk.receive(field, &body["value"].to_string(), &clock),
+            (Kind::Sdk, Some(field)) => {
+                let typed = copy.typed.as_ref().map(Value::to_string);
+                let before = copy.sdk.shown(field).map(str::to_owned);
+                copy.sdk.receive(field, &body["value"].to_string(), &clock);
+                // An own echo confirms; it never replaces what its author has typed since.
+                let is_echo = !clock.contains_key("server");
+                if is_echo && field == format!("own-{id}") && before == typed {
+                    assert_eq!(
+                        copy.sdk.shown(field),
+                        typed.as_deref(),
+                        "{id}: an echo of {field} in {document}"
+                    );
+                }
+            }
             (_, Some(field)) => put(&mut copy.fields, field, &body["value"]),
             // Whoever subscribes to presence counts as an SDK and is told its own clock.
             (_, None) => {}
@@ -822,7 +1033,7 @@ impl Peer {
         let at = self
             .owed
             .iter()
-            .position(|owed| *owed == Owed::Presence(document.into()));
+            .position(|owed| owed.what == Owed::Presence(document.into()));
         let Some(copy) = self.copies.get_mut(document) else {
             panic!("{}: presence of {document}", self.id)
         };
@@ -871,11 +1082,45 @@ fn put(fields: &mut BTreeMap<String, Value>, field: &str, value: &Value) {
     }
 }
 
+/// The characters of a text, each with whether it was deleted.
+fn characters(blocks: &text_client::Blocks) -> Vec<(text_client::Id, bool)> {
+    let all = blocks.iter().flat_map(|((last, client), block)| {
+        let numbers = block.first(*last)..=*last;
+        numbers.map(|number| ((number, client.clone()), block.deleted))
+    });
+    all.collect()
+}
+
+/// What a write that was acknowledged put into a text is there, and what it deleted is deleted.
+pub fn assert_text_holds(written: &Written, blocks: &text_client::Blocks) {
+    if written.characters.is_empty() {
+        return;
+    }
+    let present: BTreeMap<text_client::Id, bool> = characters(blocks).into_iter().collect();
+    for (character, deleted) in &written.characters {
+        let found = present.get(character);
+        assert!(
+            found.is_some_and(|found| *found || !deleted),
+            "{character:?} of the text of {}, deleted {deleted}, was acknowledged and is {found:?}",
+            written.document
+        );
+    }
+}
+
+/// A refusal because of the database: of a moment, of a document, or of a row.
+fn is_of_storage(body: &Value) -> bool {
+    body["details"]["retryable"] == true || body["code"] == "INTERNAL_ERROR"
+}
+
 fn clock_of(clock: &Value) -> Clock {
     let entries = clock.as_object().expect("a clock").iter();
     let clock: Clock = entries
         .map(|(name, value)| (name.clone(), value.as_u64().expect("a counter")))
         .collect();
     assert!(!clock.is_empty(), "an empty clock makes the SDK throw");
+    assert!(
+        clock.values().all(|value| *value < 1 << 53),
+        "JavaScript cannot hold {clock:?}"
+    );
     clock
 }

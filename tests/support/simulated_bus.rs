@@ -44,12 +44,16 @@ pub struct SimulatedBus {
     stations: Vec<Station>,
     flights: Vec<Flight>,
     pub faults: Faults,
+    /// Nothing that the first node says reaches the second, until then, and neither is told.
+    walls: Vec<(usize, usize, u64)>,
     /// A node that starts again has the name it had.
     pub keeps_names: bool,
     shards: u16,
     pub delivered: usize,
     pub lost: usize,
     pub repeated: usize,
+    /// Envelopes lost between nodes that could not hear each other.
+    pub walled: usize,
     refused: Arc<AtomicUsize>,
 }
 
@@ -68,11 +72,13 @@ impl SimulatedBus {
             stations: (0..nodes).map(station).collect(),
             flights: Vec::new(),
             faults: Faults::default(),
+            walls: Vec::new(),
             keeps_names: false,
             shards,
             delivered: 0,
             lost: 0,
             repeated: 0,
+            walled: 0,
             refused: Arc::default(),
         }
     }
@@ -121,6 +127,17 @@ impl SimulatedBus {
         queue.retain(|request| matches!(request, BusRequest::Join { .. } | BusRequest::Leave { .. }));
     }
 
+    /// What one node says does not reach another for a while, and nobody notices.
+    pub fn part(&mut self, from: usize, to: usize, until_us: u64) {
+        self.walls.push((from, to, until_us));
+    }
+
+    /// Nothing goes wrong from now on.
+    pub fn mend(&mut self) {
+        self.faults = Faults::default();
+        self.walls.clear();
+    }
+
     /// Whether a node is told what is published about a document.
     pub fn has_joined(&self, node: usize, document: &str) -> bool {
         self.stations[node].joined.contains_key(document)
@@ -166,7 +183,12 @@ impl SimulatedBus {
         });
     }
 
-    fn send(&mut self, now_us: u64, dice: &mut Dice, to: usize, shard: ShardId, event: &BusEvent) {
+    fn send(&mut self, now_us: u64, dice: &mut Dice, (from, to): (usize, usize), shard: ShardId, event: &BusEvent) {
+        let between = |wall: &(usize, usize, u64)| (wall.0, wall.1) == (from, to) && wall.2 > now_us;
+        if self.walls.iter().any(between) {
+            self.walled += 1;
+            return;
+        }
         if dice.percent(self.faults.lost) {
             self.lost += 1;
             return;
@@ -261,7 +283,8 @@ impl SimulatedBus {
                     for other in self.others(node) {
                         for shard in 0..self.shards {
                             let envelope = envelope.clone();
-                            self.send(now_us, dice, other, ShardId(shard), &BusEvent::Announced { envelope });
+                            let event = BusEvent::Announced { envelope };
+                            self.send(now_us, dice, (node, other), ShardId(shard), &event);
                         }
                     }
                 }
@@ -273,7 +296,8 @@ impl SimulatedBus {
         for other in self.others(node) {
             if let Some(shard) = self.stations[other].joined.get(&document).copied() {
                 let (document, envelope) = (document.clone(), envelope.clone());
-                self.send(now_us, dice, other, shard, &BusEvent::Received { document, envelope });
+                let event = BusEvent::Received { document, envelope };
+                self.send(now_us, dice, (node, other), shard, &event);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use synckit_server::document::SavedRecord;
 use synckit_server::ids::ShardId;
-use synckit_server::saved::{Answer, Loaded, Request, RowFacts, Stored, StoredRow, decode, encode};
+use synckit_server::saved::{Answer, Loaded, Request, RowFacts, StoreFailure, Stored, StoredRow, decode, encode};
 use synckit_server::shard::{StorageFacts, StorageLink};
 
 /// Requests that may wait.
@@ -21,6 +21,12 @@ pub struct SimulatedStorage {
     /// Answers of committed work, with the time they leave.
     answers: VecDeque<(u64, ShardId, Answer)>,
     paused_until_us: u64,
+    /// It does not only keep shards waiting: it refuses single documents and rows.
+    pub fails: bool,
+    /// The next document is refused.
+    pub refuses_next: bool,
+    /// Documents and rows that were refused.
+    pub refused: usize,
     pub commits: usize,
     pub conflicts: usize,
     pub loads: usize,
@@ -35,6 +41,9 @@ impl SimulatedStorage {
             queue: Arc::default(),
             answers: VecDeque::new(),
             paused_until_us: 0,
+            fails: false,
+            refuses_next: false,
+            refused: 0,
             commits: 0,
             conflicts: 0,
             loads: 0,
@@ -69,6 +78,11 @@ impl SimulatedStorage {
         waiting.then_some(self.paused_until_us).into_iter().chain(answers).min()
     }
 
+    /// All is well from now on.
+    pub fn mend(&mut self) {
+        self.fails = false;
+    }
+
     pub fn is_idle(&self) -> bool {
         self.queue.lock().unwrap().is_empty() && self.answers.is_empty()
     }
@@ -101,6 +115,12 @@ impl SimulatedStorage {
         match request {
             Request::Load(load) => {
                 self.loads += 1;
+                if self.fails && dice.below(60) == 0 {
+                    self.refused += 1;
+                    let found = Err("a row that cannot be read today".to_owned());
+                    let document = load.document;
+                    return (load.shard, Answer::Loaded(Loaded { document, found }));
+                }
                 let found = self.table.get(&*load.document).map(|(version, state)| {
                     let document = decode(state, RowFacts::default()).expect("a row written here");
                     (*version, document)
@@ -115,6 +135,17 @@ impl SimulatedStorage {
                 )
             }
             Request::Store(store) => {
+                if std::mem::take(&mut self.refuses_next) || self.fails && dice.below(100) == 0 {
+                    self.refused += 1;
+                    let stored = Stored {
+                        document: store.document,
+                        serial: store.serial,
+                        outcome: Err(StoreFailure {
+                            reason: "refused for its content".to_owned(),
+                        }),
+                    };
+                    return (store.shard, Answer::Stored(stored));
+                }
                 self.commits += 1;
                 let id = store.document.to_string();
                 if dice.percent(5) {

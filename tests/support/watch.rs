@@ -24,11 +24,16 @@ pub struct Watch {
 impl Watch {
     /// Starts to watch. Other threads may attack meanwhile.
     pub fn over(server: &Server) -> Watch {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (mut writer, mut reader) = (
+        Self::between(
             Client::connect(server, Dialect::Json),
             Client::connect(server, Dialect::Binary),
-        );
+            server,
+        )
+    }
+
+    /// The same with clients that have authenticated, or come from somewhere else.
+    pub fn between(mut writer: Client, mut reader: Client, server: &Server) -> Watch {
+        let stop = Arc::new(AtomicBool::new(false));
         reader.subscribe("calm");
         writer.write_acked("calm", json!({"n": -1}));
         reader.take_field("calm", "n");
