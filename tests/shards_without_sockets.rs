@@ -47,6 +47,8 @@ const PRESENCE_TIMEOUT_MS: u64 = 3_000;
 const NOTICED_US_MAX: u64 = 95_000_000;
 /// For so long a server does not try again to store a document that the database has refused.
 const REFUSED_US: u64 = 11_000_000;
+/// Budget of all documents in memory, where they have rows that they can be loaded from again.
+const DOCUMENT_MEMORY_BYTES: usize = 1 << 20;
 /// Longest message the clients cause, with room for its wrapping: one message may exceed the bound of an outbox.
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
@@ -148,10 +150,15 @@ impl Run {
             any |= peer.take_in(&mut self.world);
         }
         for shard in self.world.shards() {
-            let most = shard.census().outbox_bytes_max;
+            let census = shard.census();
+            let most = census.outbox_bytes_max;
             assert!(
                 most <= self.queue_bytes + MESSAGE_BYTES_MAX,
                 "{most} bytes wait for one connection"
+            );
+            assert_eq!(
+                census.document_bytes, census.document_bytes_counted,
+                "the shard's account of its documents' memory is wrong"
             );
         }
         any
@@ -570,6 +577,10 @@ impl Run {
             );
             assert_eq!((census.clients, census.outbox_bytes), (0, 0), "{census:?}");
             assert!(
+                self.storage_fails || census.document_bytes <= DOCUMENT_MEMORY_BYTES,
+                "more documents stay than there is a budget for: {census:?}"
+            );
+            assert!(
                 census.documents.iter().all(|document| &**document != PRESENCE),
                 "{census:?}"
             );
@@ -631,7 +642,7 @@ fn variables(queue_bytes: usize, per_minute: u32) -> [(&'static str, String); 5]
         ("SYNCKIT_SEND_QUEUE_BYTES", queue_bytes.to_string()),
         ("SYNCKIT_MAX_MESSAGES_PER_MINUTE", per_minute.to_string()),
         ("AWARENESS_TIMEOUT_MS", PRESENCE_TIMEOUT_MS.to_string()),
-        ("SYNCKIT_DOC_MEMORY", "1MiB".to_owned()),
+        ("SYNCKIT_DOC_MEMORY", DOCUMENT_MEMORY_BYTES.to_string()),
     ]
 }
 

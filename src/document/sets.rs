@@ -7,6 +7,7 @@
 use super::tombstone::Graveyard;
 use hashbrown::HashMap;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -99,7 +100,8 @@ pub fn is_canonical(value: &str) -> bool {
 /// Who is in the set, and who was until lately.
 #[derive(Default)]
 pub struct SetMembership {
-    elements: HashMap<Arc<str>, Element>,
+    /// In the order of their values, so that whatever is made of them is the same every time.
+    elements: BTreeMap<Arc<str>, Element>,
     removed: Graveyard,
     bytes: usize,
 }
@@ -165,7 +167,7 @@ impl SetMembership {
         replay
     }
 
-    /// Every known value, in no order.
+    /// Every known value, in the order of values.
     pub fn saved(&self) -> Vec<SavedElement> {
         let mut removed_at: HashMap<(&str, u64), u64> = HashMap::new();
         let graves = self.removed.newest();
@@ -254,7 +256,9 @@ impl SetMembership {
 
     /// What the set costs in memory, roughly.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.elements.allocation_size() + self.bytes + self.removed.memory_bytes()
+        // The nodes of the tree are at least half full.
+        let elements = 2 * self.elements.len() * size_of::<(Arc<str>, Element)>();
+        size_of::<Self>() + elements + self.bytes + self.removed.memory_bytes()
     }
 
     fn put(
@@ -288,7 +292,7 @@ impl SetMembership {
     }
 }
 
-fn is_removed(elements: &HashMap<Arc<str>, Element>, value: &str, lam: u64) -> bool {
+fn is_removed(elements: &BTreeMap<Arc<str>, Element>, value: &str, lam: u64) -> bool {
     elements
         .get(value)
         .is_some_and(|element| !element.present && element.lam == lam)

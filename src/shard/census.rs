@@ -23,6 +23,10 @@ pub struct Census {
     pub outbox_bytes_max: usize,
     /// Bytes of all outboxes as the shard accounts for them.
     pub outbox_bytes: usize,
+    /// Bytes of all documents as the shard accounts for them, where it has a budget for them.
+    pub document_bytes: usize,
+    /// What the accounts of the documents themselves add up to: the same, unless something was counted twice or not at all.
+    pub document_bytes_counted: usize,
     /// Client ids known to be connected.
     pub clients: usize,
     /// Counters, with what they add up to.
@@ -39,6 +43,7 @@ impl Shard {
             subscriptions: self.audiences.listeners(),
             clients: self.clients.len(),
             outbox_bytes: self.outbox_bytes,
+            document_bytes: self.storehouse.as_deref().map_or(0, |storehouse| storehouse.document_bytes),
             coalesced: self.metrics.coalesced,
             ..Census::default()
         };
@@ -50,6 +55,7 @@ impl Shard {
         for shelf in self.library.iter() {
             census.listeners += shelf.fields.listener_count();
             census.documents.push(shelf.id.clone());
+            census.document_bytes_counted += shelf.durable.as_deref().map_or(0, |durable| durable.counted_bytes);
             if let Some(counters) = &shelf.counters {
                 census.counters.push((shelf.id.clone(), counters.value()));
             }

@@ -11,8 +11,7 @@ use super::mail::{DocumentId, Mail, Wrote};
 use super::stored_snapshots::StoredSnapshots;
 use crate::peers::Envelope;
 use crate::saved::{AuditEntry, NoteSession, Submit};
-use hashbrown::HashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The way to storage, shared by all shards.
 pub struct StorageLink {
@@ -70,7 +69,8 @@ pub(super) const STORED_ID_CHARS_MAX: usize = 255;
 /// See the module documentation.
 #[derive(Default)]
 pub(super) struct Storehouse {
-    pub loading: HashMap<DocumentId, Loading>,
+    /// In the order of their ids: what is overdue is asked for in the same order every time.
+    pub loading: BTreeMap<DocumentId, Loading>,
     /// Places of documents to be stored, each once.
     pub listed: VecDeque<u32>,
     /// How many of them were listed when the last turn ended: the next one hands them to storage.
