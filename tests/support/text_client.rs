@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -172,25 +172,22 @@ impl Client {
 }
 
 pub fn to_json(blocks: &Blocks, clock: u64, client: &str) -> String {
-    let id = |id: &Id| format!("{{\"client_id\":{},\"clock\":{},\"offset\":0}}", json!(id.1), id.0);
+    let quoted = |text: &str| serde_json::to_string(text).expect("text can be quoted");
+    let id = |id: &Id| format!("{{\"client_id\":{},\"clock\":{},\"offset\":0}}", quoted(&id.1), id.0);
     let origin = |origin: &Option<Id>| origin.as_ref().map_or("null".into(), id);
-    let list: Vec<String> = blocks
-        .iter()
-        .map(|(key, block)| {
-            format!(
-                "[{0},{{\"id\":{0},\"text\":{1},\"left_origin\":{2},\"right_origin\":{3},\"deleted\":{4}}}]",
-                id(key),
-                json!(block.text.concat()),
-                origin(&block.left),
-                origin(&block.right),
-                block.deleted
-            )
-        })
-        .collect();
+    let mut list: Vec<String> = Vec::new();
+    for (key, block) in blocks {
+        let (id, text) = (id(key), quoted(&block.text.concat()));
+        let (left, right, deleted) = (origin(&block.left), origin(&block.right), block.deleted);
+        list.push(format!(
+            "[{id},{{\"id\":{id},\"text\":{text},\"left_origin\":{left},\"right_origin\":{right},\
+             \"deleted\":{deleted}}}]"
+        ));
+    }
+    let client = quoted(client);
     format!(
-        "{{\"blocks\":[{}],\"clock\":{{\"value\":{clock}}},\"client_id\":{}}}",
-        list.join(","),
-        json!(client)
+        "{{\"blocks\":[{}],\"clock\":{{\"value\":{clock}}},\"client_id\":{client}}}",
+        list.join(",")
     )
 }
 

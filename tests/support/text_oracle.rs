@@ -64,7 +64,13 @@ fn piece(blocks: &Blocks, client: &str, start: u64, end: u64) -> Option<Block> {
     assert!(end <= id.0 + 1, "the end of a block is a limit");
     let first = block.first(id.0);
     let text = block.text[(start - first) as usize..(end - first) as usize].to_vec();
-    Some(Block { text, ..block.clone() })
+    let (left, right) = (block.left.clone(), block.right.clone());
+    Some(Block {
+        text,
+        left,
+        right,
+        deleted: block.deleted,
+    })
 }
 
 fn holder<'b>(blocks: &'b Blocks, character: &Id) -> Option<(&'b Id, &'b Block)> {

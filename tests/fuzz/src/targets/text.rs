@@ -62,39 +62,44 @@ impl Choices<'_> {
 pub fn text_merge(data: &[u8]) {
     let mut choices = Choices(data.iter());
     let mut stored = TextState::default();
+    // What `stored` says: each time it is written it must read like this.
+    let (mut before, mut clock) = (Blocks::new(), 0);
     for _ in 0..5 {
         if choices.is_done() {
             return;
         }
-        let json = state(&mut choices);
+        let (blocks, incoming_clock) = state(&mut choices);
+        let json = to_json(&blocks, incoming_clock, "someone");
         let incoming = Incoming::parse(&json, &TextLimits::default(), 0).expect("built to be valid");
-        assert_eq!(incoming.visible_text(), text_of(&json));
-        let (before, clock) = parse(&stored.to_json());
-        let (blocks, incoming_clock) = parse(&json);
+        assert_eq!(incoming.visible_text(), shown(&blocks));
         let expected = text_oracle::merge(&before, &blocks);
         let merged = merge(Some(&stored), &incoming);
         let highest = expected.blocks.keys().map(|id| id.0).max().unwrap_or(0);
-        let clock = clock.max(incoming_clock).max(highest);
-        assert_eq!(merged.state.to_json(), to_json(&expected.blocks, clock, "server"));
-        assert_eq!(merged.state.json_bytes(), merged.state.to_json().len());
+        clock = clock.max(incoming_clock).max(highest);
+        let written = merged.state.to_json();
+        assert_eq!(written, to_json(&expected.blocks, clock, "server"));
+        assert_eq!(merged.state.json_bytes(), written.len());
         assert_eq!(merged.changed, expected.changed);
         assert_eq!(merged.echo != Echo::None, expected.echo);
         assert_eq!(merged.collisions, expected.collisions);
-        stored = merged.state;
-        assert_eq!(stored.visible_text(), text_of(&stored.to_json()));
+        (stored, before) = (merged.state, expected.blocks);
+        assert_eq!(stored.visible_text(), shown(&before));
     }
 }
 
 /// What the model client shows of a state.
 fn text_of(json: &str) -> String {
-    let blocks = parse(json).0;
-    let order = document_order(&blocks);
+    shown(&parse(json).0)
+}
+
+fn shown(blocks: &Blocks) -> String {
+    let order = document_order(blocks);
     let live = order.iter().filter(|id| !blocks[*id].deleted);
-    live.flat_map(|id| blocks[id].text.clone()).collect()
+    live.flat_map(|id| &blocks[id].text).map(String::as_str).collect()
 }
 
 /// Few clients and few values, so that ids collide and blocks nest.
-fn state(choices: &mut Choices<'_>) -> String {
+fn state(choices: &mut Choices<'_>) -> (Blocks, u64) {
     const CLIENTS: [&str; 4] = ["a", "B", "c\"", "é"];
     const TEXTS: [&str; 5] = ["x", "y", "🇩🇪", "\r\n", "ж"];
     let mut blocks = Blocks::new();
@@ -122,5 +127,5 @@ fn state(choices: &mut Choices<'_>) -> String {
         };
         blocks.insert((last, client.to_owned()), block);
     }
-    to_json(&blocks, choices.below(100) as u64, "someone")
+    (blocks, choices.below(100) as u64)
 }
