@@ -43,7 +43,10 @@ impl Shard {
             subscriptions: self.audiences.listeners(),
             clients: self.clients.len(),
             outbox_bytes: self.outbox_bytes,
-            document_bytes: self.storehouse.as_deref().map_or(0, |storehouse| storehouse.document_bytes),
+            document_bytes: self
+                .storehouse
+                .as_deref()
+                .map_or(0, |storehouse| storehouse.document_bytes),
             coalesced: self.metrics.coalesced,
             ..Census::default()
         };
