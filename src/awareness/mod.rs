@@ -123,8 +123,9 @@ fn sent_clock(clock: u64, offset: u64) -> u64 {
 /// The presence entries of one document.
 #[derive(Debug, Default)]
 pub struct Presence {
-    /// In the order of their ids, so that whoever asks is told in the same order every time.
-    entries: BTreeMap<Arc<str>, Entry>,
+    /// In the order of their ids, so that whoever asks is told in the same order every time. In boxes, because a node of the tree
+    /// has room for eleven, and most documents have one or two.
+    entries: BTreeMap<Arc<str>, Box<Entry>>,
     owned: HashMap<SessionRef, u32>,
     /// Entries that expire: orphans, and those of other nodes.
     orphans: usize,
@@ -244,7 +245,7 @@ impl Presence {
             owner,
         };
         let change = change_of(&client_id, &entry);
-        self.entries.insert(client_id, entry);
+        self.entries.insert(client_id, Box::new(entry));
         self.orphans += 1;
         self.elsewhere += 1;
         Reported::Changed(change)
@@ -335,7 +336,7 @@ impl Presence {
             offset: 0,
             owner: Owner::Connection(session),
         };
-        self.entries.insert(client_id.clone(), entry);
+        self.entries.insert(client_id.clone(), Box::new(entry));
         Ok(Change {
             client_id,
             state: Some(state),

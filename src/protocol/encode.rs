@@ -177,10 +177,9 @@ impl Encoder {
             self.body.extend_from_slice(kind.name().as_bytes());
             self.body.extend_from_slice(b"\",\"timestamp\":");
             self.body.extend_from_slice(self.stamp.digits(unix_ms));
-            self.body.extend_from_slice(b",\"id\":");
-        } else {
-            self.body.extend_from_slice(b"\"id\":");
+            self.body.push(b',');
         }
+        self.body.extend_from_slice(b"\"id\":");
         let start = self.body.len();
         id.write(&mut self.body);
         self.id = start..self.body.len();

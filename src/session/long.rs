@@ -146,9 +146,9 @@ mod tests {
 
     #[test]
     fn of_a_name_that_occurs_twice_the_last_value_counts() {
-        // Miri is some hundred times slower: there one map that takes two steps has to do.
-        let many = if cfg!(miri) {
-            &[MAP_STEP_MEMBERS / 2 + 1][..]
+        // Under Miri, some hundred times slower, thousands of names take too long.
+        let many: &[usize] = if cfg!(miri) {
+            &[]
         } else {
             &[MAP_STEP_MEMBERS - 1, 2 * MAP_STEP_MEMBERS]
         };

@@ -4,14 +4,11 @@
 //! lives. A fan-out reaches a shard once and is spread here. Sessions and audiences point at each other by position, so
 //! that joining, leaving and finding take constant time whatever the number of listeners.
 
+use super::by_document::{ByDocument, OfDocument};
 use super::mail::DocumentId;
 use super::sessions::Sessions;
-use super::slab::Slab;
 use crate::ids::{ShardId, Slot};
 use crate::session::{Interest, Subscription};
-use hashbrown::{DefaultHashBuilder, HashTable};
-use std::cell::Cell;
-use std::hash::BuildHasher;
 
 /// One local listener: the session's slot and the position of this subscription in the session's list.
 #[derive(Clone, Copy, Debug)]
@@ -41,32 +38,22 @@ pub struct Audience {
     pub listeners: Vec<Listener>,
 }
 
+impl OfDocument for Audience {
+    fn document(&self) -> &str {
+        &self.document
+    }
+}
+
 /// All audiences of a shard.
 #[derive(Debug, Default)]
 pub struct Audiences {
-    /// Audiences, hashed by the documents' ids.
-    by_document: HashTable<u32>,
-    hasher: DefaultHashBuilder,
-    /// The one found last: messages about one document come in runs, and each asks more than once.
-    last: Cell<u32>,
-    entries: Slab<Audience>,
+    entries: ByDocument<Audience>,
 }
 
 impl Audiences {
     /// The audience of a document, if anybody here listens.
     pub fn find(&self, document: &str) -> Option<u32> {
-        let is_it = |audience: &u32| {
-            self.entries
-                .at(*audience)
-                .is_some_and(|entry| *entry.document == *document)
-        };
-        if is_it(&self.last.get()) {
-            return Some(self.last.get());
-        }
-        let hash = self.hasher.hash_one(document);
-        let found = self.by_document.find(hash, is_it).copied()?;
-        self.last.set(found);
-        Some(found)
+        self.entries.find(document)
     }
 
     /// An audience that [`Audiences::find`] or a subscription named.
@@ -129,28 +116,16 @@ impl Audiences {
             let other = sessions.at_mut(moved.slot).expect("listeners are live sessions");
             other.subscriptions[moved.subscription as usize].position = left.position;
         } else if audience.listeners.is_empty() {
-            let hash = self.hasher.hash_one(&*document);
-            if let Ok(entry) = self.by_document.find_entry(hash, |other| *other == left.audience) {
-                entry.remove();
-            }
             self.entries.take(left.audience);
         }
         Some(document)
     }
 
     fn create(&mut self, document: &DocumentId, home: ShardId) -> u32 {
-        let audience = self.entries.insert(Audience {
+        self.entries.insert(Audience {
             document: document.clone(),
             home,
             listeners: Vec::new(),
-        });
-        let (entries, hasher) = (&self.entries, &self.hasher);
-        let hash_of = |audience: &u32| {
-            entries
-                .at(*audience)
-                .map_or(0, |entry| hasher.hash_one(&*entry.document))
-        };
-        self.by_document.insert_unique(hash_of(&audience), audience, hash_of);
-        audience
+        })
     }
 }

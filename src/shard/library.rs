@@ -1,8 +1,8 @@
 //! The documents that live on a shard.
 
+use super::by_document::{ByDocument, OfDocument};
 use super::cluster::Shared;
 use super::mail::{DocumentId, Refusal};
-use super::slab::Slab;
 use super::snapshots::Snapshots;
 use super::storehouse::Durable;
 use crate::awareness::Presence;
@@ -14,10 +14,8 @@ use crate::ids::{SessionRef, ShardId};
 use crate::protocol::Fault;
 use crate::text::{TextLimits, TextState};
 use bytes::Bytes;
-use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
+use hashbrown::HashSet;
 use smallvec::SmallVec;
-use std::cell::Cell;
-use std::hash::BuildHasher;
 
 /// Everything about one document on its home shard.
 pub(super) struct Shelf {
@@ -119,14 +117,15 @@ impl Shelf {
     }
 }
 
+impl OfDocument for Shelf {
+    fn document(&self) -> &str {
+        &self.id
+    }
+}
+
 /// All documents of a shard, addressed by place.
 pub(super) struct Library {
-    /// Places, hashed by the documents' ids.
-    by_id: HashTable<u32>,
-    hasher: DefaultHashBuilder,
-    /// The one found last: what is done about one document comes in runs.
-    last: Cell<u32>,
-    shelves: Slab<Shelf>,
+    shelves: ByDocument<Shelf>,
     /// Documents to flush at the end of the turn.
     pub changed: Vec<u32>,
     /// Documents with presence orphans.
@@ -147,10 +146,7 @@ impl Library {
         let bytes_max = usize::try_from(config.limits.document_bytes_max).unwrap_or(usize::MAX);
         let ttl_ms = config.sync.tombstone_ttl_s.saturating_mul(1000);
         Library {
-            by_id: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
-            last: Cell::new(0),
-            shelves: Slab::default(),
+            shelves: ByDocument::default(),
             changed: Vec::new(),
             orphaned: Vec::new(),
             limits: Limits {
@@ -173,14 +169,7 @@ impl Library {
 
     /// Where a document stands, if it is known.
     pub fn find(&self, id: &str) -> Option<u32> {
-        let is_it = |place: &u32| self.shelves.at(*place).is_some_and(|shelf| *shelf.id == *id);
-        if is_it(&self.last.get()) {
-            return Some(self.last.get());
-        }
-        let hash = self.hasher.hash_one(id);
-        let found = self.by_id.find(hash, is_it).copied()?;
-        self.last.set(found);
-        Some(found)
+        self.shelves.find(id)
     }
 
     /// The document at a place, unless it is gone.
@@ -196,7 +185,7 @@ impl Library {
 
     /// Makes a place for a new document.
     pub fn add(&mut self, id: &DocumentId, now_unix_ms: u64) -> u32 {
-        let place = self.shelves.insert(Shelf {
+        self.shelves.insert(Shelf {
             id: id.clone(),
             fields: Document::new(id.clone(), now_unix_ms),
             shards: SmallVec::new(),
@@ -210,11 +199,7 @@ impl Library {
             modified_ms: now_unix_ms,
             durable: self.durable.then(Box::default),
             shared: None,
-        });
-        let (shelves, hasher) = (&self.shelves, &self.hasher);
-        let hash_of = |place: &u32| shelves.at(*place).map_or(0, |shelf| hasher.hash_one(&*shelf.id));
-        self.by_id.insert_unique(hash_of(&place), place, hash_of);
-        place
+        })
     }
 
     /// Forgets a document that holds nothing any more; returns whether it did.
@@ -227,12 +212,7 @@ impl Library {
 
     /// Takes a document out.
     pub fn remove(&mut self, place: u32) -> Option<Shelf> {
-        let shelf = self.shelves.take(place)?;
-        let hash = self.hasher.hash_one(&*shelf.id);
-        if let Ok(entry) = self.by_id.find_entry(hash, |other| *other == place) {
-            entry.remove();
-        }
-        Some(shelf)
+        self.shelves.take(place)
     }
 
     /// Places that have been given out so far, free ones included.
@@ -242,8 +222,7 @@ impl Library {
 
     /// Forgets all documents (`/_test/clear`). Returns how many there were.
     pub fn clear(&mut self) -> usize {
-        let cleared = self.by_id.len();
-        self.by_id.clear();
+        let cleared = self.shelves.len();
         self.changed.clear();
         self.orphaned.clear();
         self.snapshots = Snapshots::default();
@@ -256,7 +235,7 @@ impl Library {
 
     /// How many documents there are.
     pub fn len(&self) -> usize {
-        self.by_id.len()
+        self.shelves.len()
     }
 
     /// All documents.

@@ -13,6 +13,7 @@ pub mod answers;
 mod audiences;
 mod authentication;
 mod bus_metrics;
+mod by_document;
 mod census;
 mod cluster;
 mod connection;
