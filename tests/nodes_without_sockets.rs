@@ -33,11 +33,10 @@ mod trace;
 
 use mesh::{Dice, World};
 use serde_json::Value;
-use sim_peer::{Kind, Peer, Stand, assert_text_holds};
+use sim_peer::{Kind, Peer, Stand, assert_text_holds, same_fields};
 use simulated_bus::{Faults, SimulatedBus};
 use simulated_storage::{SimulatedStorage, Table};
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 200;
@@ -568,16 +567,6 @@ const COUNTER_SEEDS: [u64; 1] = [144];
 const GAP_SEEDS: [u64; 1] = [1718];
 
 /// Compares field by field: a difference is named without printing whole documents.
-fn same_fields(who: &str, shown: &BTreeMap<String, Value>, truth: &BTreeMap<String, Value>) {
-    for name in shown.keys().chain(truth.keys()) {
-        let (one, other) = (shown.get(name), truth.get(name));
-        assert!(
-            one == other,
-            "{who}: {name} is {one:?}, a late joiner at node 0 has {other:?}"
-        );
-    }
-}
-
 fn simulate(seed: u64, seen: &mut Seen) {
     let mut run = Run::new(seed);
     // The simulated database may pause longer than a server waits for it.
@@ -598,31 +587,21 @@ fn simulate(seed: u64, seen: &mut Seen) {
     run.agree_with_the_database();
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 /// One of so many of the seeds of an ordinary run, or the one that was asked for.
 fn seeds_by(divisor: u64) -> std::ops::Range<u64> {
-    match number("SIM_SEED") {
+    match trace::number("SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("SIM_SEEDS").unwrap_or(SEEDS) / divisor,
+        None => 0..trace::number("SIM_SEEDS").unwrap_or(SEEDS) / divisor,
     }
 }
 
 fn play_all(seeds: std::ops::Range<u64>, play: fn(u64, &mut Seen)) -> Seen {
     mutations::choose_from_environment();
-    let mut seen = Seen::default();
+    let (mut seen, explained) = (Seen::default(), !mutations::is_chosen());
     for seed in seeds {
-        trace::begin(usize::MAX);
-        let outcome = catch_unwind(AssertUnwindSafe(|| play(seed, &mut seen)));
-        if let Err(panic) = outcome {
-            eprintln!("failed with seed {seed}: SIM_SEED={seed}");
-            if !mutations::is_chosen() {
-                trace::print_shortest(|| play(seed, &mut Seen::default()));
-            }
-            resume_unwind(panic);
-        }
+        trace::play(&format!("seed {seed}: SIM_SEED={seed}"), explained, &mut seen, |seen| {
+            play(seed, seen)
+        });
     }
     eprintln!("{seen:?}");
     seen
@@ -631,7 +610,7 @@ fn play_all(seeds: std::ops::Range<u64>, play: fn(u64, &mut Seen)) -> Seen {
 #[test]
 fn all_nodes_agree_after_any_history() {
     let seeds = seeds_by(1);
-    let whole = number("SIM_SEED").is_none() && seeds.end >= SEEDS;
+    let whole = trace::number("SIM_SEED").is_none() && seeds.end >= SEEDS;
     let seen = play_all(seeds, simulate);
     if whole {
         let all = seen.writes > 1000 && seen.delivered > 10_000 && seen.lost > 100 && seen.repeated > 100;
@@ -669,79 +648,16 @@ fn a_seed_is_the_same_run_every_time() {
 /// Whoever asks a node that has just started, and knows nobody yet, soon gets what the others hold.
 #[test]
 fn a_node_that_has_just_started_learns_what_the_others_hold() {
-    fn play(seed: u64, seen: &mut Seen) {
-        let mut run = Run::with_digests_every(600_000, seed * 6 + 1);
-        run.peers.truncate(1);
-        run.peers[0].0 = 0;
-        run.peers[0].1.connect(&mut run.worlds[0], false);
-        run.peers[0].1.subscribe(&mut run.worlds[0], "red");
-        run.settle(100_000);
-        for _ in 0..10 {
-            run.peers[0].1.write_unique(&mut run.worlds[0], "red", 10);
-        }
-        run.settle(10_000_000);
-        run.crash(1);
-        // Even the very first answer is what the others hold.
-        let late = run.late_joiner(1, "red");
-        let at_once = late.copies["red"]
-            .fields
-            .keys()
-            .filter(|name| !name.starts_with("other"));
-        assert_eq!(at_once.count(), 10, "shown by a node that has just started");
-        run.peers.push((1, Peer::new(8, Kind::Json, seed)));
-        run.peers[1].1.connect(&mut run.worlds[1], false);
-        run.peers[1].1.subscribe(&mut run.worlds[1], "red");
-        run.settle(3_000_000);
-        let first = run.late_joiner(0, "red");
-        let first = &first.copies["red"].fields;
-        let ours = first.keys().filter(|name| !name.starts_with("other")).count();
-        assert_eq!(ours, 10);
-        same_fields("who came at once", &run.peers[1].1.copies["red"].fields, first);
-        seen.writes += late.copies["red"].fields.len();
-    }
-    play_all(seeds_by(10), play);
+    play_all(seeds_by(10), node_histories::a_newcomer_asks);
 }
 
 /// A lost change is noticed by the next one that arrives, long before any digest.
 #[test]
 fn a_gap_is_repaired_without_digests() {
-    fn play(seed: u64, seen: &mut Seen) {
-        let mut run = Run::with_digests_every(600_000, seed * 3 + 1);
-        for (node, peer) in &mut run.peers {
-            peer.connect(&mut run.worlds[*node], false);
-            peer.subscribe(&mut run.worlds[*node], "red");
-        }
-        run.settle(2_500_000);
-        run.bus.faults.lost = 40;
-        for round in 0..40 {
-            if round == 30 {
-                run.bus.faults.lost = 0;
-            }
-            for (node, peer) in &mut run.peers {
-                peer.write_unique(&mut run.worlds[*node], "red", 10);
-            }
-            run.step();
-            run.settle(30_000);
-        }
-        run.settle(10_000_000);
-        seen.lost += run.bus.lost;
-        let first = run.late_joiner(0, "red");
-        // Others wrote into the row as well; nodes find that out when they store, or by digests, which are as good as off.
-        let ours = |peer: &Peer| {
-            let mut fields = peer.copies["red"].fields.clone();
-            fields.retain(|name, _| !name.starts_with("other"));
-            fields
-        };
-        let fields = ours(&first);
-        assert_eq!(fields.len(), 40 * run.peers.len(), "fields at node 0");
-        for (_, peer) in run.peers.iter().filter(|(_, peer)| peer.kind != Kind::Sdk) {
-            same_fields(&peer.id, &ours(peer), &fields);
-        }
-    }
-    let seen = play_all(seeds_by(10), play);
+    let seen = play_all(seeds_by(10), node_histories::changes_are_lost_without_digests);
     assert!(seen.lost > 20, "nothing was lost: {seen:?}");
     for seed in GAP_SEEDS {
-        play_all(seed..seed + 1, play);
+        play_all(seed..seed + 1, node_histories::changes_are_lost_without_digests);
     }
 }
 
@@ -749,49 +665,9 @@ fn a_gap_is_repaired_without_digests() {
 /// envelopes were lost and came again.
 #[test]
 fn counters_count_every_operation_once() {
-    fn play(seed: u64, seen: &mut Seen) {
-        let mut run = Run::new(seed * 3 + 1);
-        for (node, peer) in &mut run.peers {
-            if peer.kind != Kind::Goc {
-                peer.connect(&mut run.worlds[*node], false);
-                peer.subscribe(&mut run.worlds[*node], "red");
-            }
-        }
-        run.settle(2_500_000);
-        for _ in 0..120 {
-            let at = run.dice.below(run.peers.len());
-            if !trace::act(|| format!("{:>10} us: {} counts", run.now_us(), run.peers[at].1.id)) {
-                continue;
-            }
-            let (node, peer) = &mut run.peers[at];
-            let counted = peer.count(&mut run.worlds[*node], "red");
-            run.counts += usize::from(counted != 0.0);
-            *run.counted.entry("red").or_default() += counted;
-            run.trouble(seen);
-            for _ in 0..run.dice.below(6) {
-                run.step();
-            }
-        }
-        run.bus.mend();
-        run.settle(6 * DIGEST_INTERVAL_MS * 1000);
-        let sum = run.counted["red"];
-        for (_, peer) in run.peers.iter().filter(|(_, peer)| peer.kind != Kind::Goc) {
-            assert_eq!(
-                peer.copies["red"].counted, sum,
-                "what {} ({:?}) was told",
-                peer.id, peer.kind
-            );
-        }
-        for shard in run.worlds.iter().flat_map(World::shards) {
-            for (document, value) in shard.census().counters {
-                assert_eq!(value, sum, "the counter of {document}");
-            }
-        }
-        seen.counts += run.counts;
-    }
-    play_all(seeds_by(4), play);
+    play_all(seeds_by(4), node_histories::everybody_counts);
     for seed in COUNTER_SEEDS {
-        play_all(seed..seed + 1, play);
+        play_all(seed..seed + 1, node_histories::everybody_counts);
     }
 }
 
@@ -799,67 +675,8 @@ fn counters_count_every_operation_once() {
 /// does between them: one of the nodes takes it back, and everybody is told.
 #[test]
 fn a_batch_said_at_two_nodes_counts_once() {
-    fn play(seed: u64, seen: &mut Seen) {
-        let mut run = Run::new(seed * 3 + 1);
-        let nodes = run.worlds.len();
-        // The last two say everything twice; those before them listen, one at each node.
-        run.peers.clear();
-        for number in 0..nodes + 2 {
-            let kind = [Kind::Json, Kind::Binary, Kind::Sdk][number % 3];
-            let node = if number < nodes { number } else { number - nodes };
-            run.peers.push((node, Peer::new(number, kind, seed)));
-        }
-        for (node, peer) in &mut run.peers {
-            peer.connect(&mut run.worlds[*node], false);
-            peer.subscribe(&mut run.worlds[*node], "red");
-        }
-        run.settle(2_500_000);
-        let mut sum = 0.0;
-        for round in 0..30 {
-            if !trace::act(|| format!("{:>10} us: batch {round} is said twice", run.now_us())) {
-                continue;
-            }
-            let amount = (1 + run.dice.below(9)) as f64;
-            let first = nodes + run.dice.below(2);
-            let message_id = format!("twice-{round}");
-            for at in [first, 2 * nodes + 1 - first] {
-                let (node, peer) = &mut run.peers[at];
-                peer.count_as(&mut run.worlds[*node], "red", ("author", &message_id), amount);
-                run.trouble(seen);
-                for _ in 0..run.dice.below(8) {
-                    run.step();
-                }
-            }
-            sum += amount;
-            seen.counts += 1;
-        }
-        run.bus.mend();
-        // Whoever lost all that a node said of a batch, while equal accounts came from a third one, hears of it with the
-        // round over all documents.
-        run.settle(SWEEP_US + 20 * DIGEST_INTERVAL_MS * 1000);
-        let held: Vec<_> = run
-            .worlds
-            .iter()
-            .flat_map(World::shards)
-            .map(|shard| shard.census().counters)
-            .collect();
-        for (_, peer) in &run.peers[..nodes] {
-            let copy = &peer.copies["red"];
-            assert_eq!(
-                copy.counted, sum,
-                "what {} ({:?}) was told; held {held:?}",
-                peer.id, peer.kind
-            );
-            seen.taken_back += copy.decrements;
-        }
-        for shard in run.worlds.iter().flat_map(World::shards) {
-            for (document, value) in shard.census().counters {
-                assert_eq!(value, sum, "the counter of {document}");
-            }
-        }
-    }
-    let whole = number("SIM_SEED").is_none();
-    let seen = play_all(seeds_by(10), play);
+    let whole = trace::number("SIM_SEED").is_none();
+    let seen = play_all(seeds_by(10), node_histories::batches_are_said_twice);
     assert!(!whole || seen.taken_back > 20, "no node took anything back: {seen:?}");
 }
 
@@ -867,7 +684,7 @@ fn a_batch_said_at_two_nodes_counts_once() {
 /// it takes something again, and not only by the round over all documents.
 #[test]
 fn what_a_full_queue_refuses_is_made_up_for_soon() {
-    let whole = number("SIM_SEED").is_none();
+    let whole = trace::number("SIM_SEED").is_none();
     let seen = play_all(seeds_by(4), node_histories::queues_are_full_for_a_while);
     assert!(!whole || seen.refused > 100, "nothing was refused: {seen:?}");
 }
@@ -876,7 +693,7 @@ fn what_a_full_queue_refuses_is_made_up_for_soon() {
 /// the others do not take its first changes for old ones: what no state holds reaches everybody once.
 #[test]
 fn a_document_made_anew_is_heard_from_its_first_change() {
-    let whole = number("SIM_SEED").is_none();
+    let whole = trace::number("SIM_SEED").is_none();
     let seen = play_all(seeds_by(10), node_histories::a_node_begins_anew);
     assert!(!whole || seen.formatted > 20, "nothing was formatted: {seen:?}");
 }

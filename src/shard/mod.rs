@@ -25,6 +25,7 @@ mod fanout;
 mod home;
 mod home_cluster;
 mod home_exchange;
+mod home_joining;
 mod home_loading;
 mod home_presence;
 mod home_publishing;

@@ -4,9 +4,11 @@
 //! carried out, and everything that follows (faults end, everybody comes together, everybody must agree) is played as
 //! always. As a seed decides all, the same seed with the same acts left out is the same run.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
 use std::time::{Duration, Instant};
 
 /// Acts of a shortest failing run that are printed: the last ones.
@@ -38,6 +40,23 @@ pub fn begin(bound: usize) {
     LEFT_OUT.with_borrow_mut(BTreeSet::clear);
     ASKED.set(0);
     ACTS.with_borrow_mut(Vec::clear);
+}
+
+/// A number from the environment.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Plays a run. If it fails, prints what it is called and, if it is to be `explained`, the shortest history of it that fails too.
+pub fn play<S: Default>(called: &str, explained: bool, seen: &mut S, play: impl Fn(&mut S)) {
+    begin(usize::MAX);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| play(seen))) {
+        eprintln!("failed with {called}");
+        if explained {
+            print_shortest(|| play(&mut S::default()));
+        }
+        resume_unwind(panic);
+    }
 }
 
 /// Plays a run that failed again and again, with ever fewer acts, and prints the shortest that fails: no beginning of it
