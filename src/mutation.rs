@@ -27,6 +27,8 @@ mutations! {
     AckBeforeCommit,
     /// A write is never acknowledged once it had to wait for storage.
     LoseWithheldAcks,
+    /// Writes that were stored together are acknowledged the last one first.
+    AckLastFirst,
     /// A write that comes while the document is being stored does not make it unsaved.
     ForgetUnsavedMark,
     /// Documents are stored without their text.

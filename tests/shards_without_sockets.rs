@@ -70,6 +70,9 @@ struct Seen {
     clock_steps: usize,
     /// Documents and rows that the database refused.
     refused: usize,
+    /// When it was away for long, and answers that said so.
+    outages: usize,
+    refusals: usize,
     /// Texts and deletions among what was acknowledged.
     texts: usize,
     deletions: usize,
@@ -86,6 +89,8 @@ impl Seen {
             .filter(|(_, value)| is_tombstone(value));
         self.deletions += deleted.count();
         self.half_open += run.half_open;
+        self.outages += run.outages;
+        self.refusals += run.peers.iter().map(|peer| peer.refusals).sum::<usize>();
         self.clock_steps += run.clock_steps;
         let waited = run
             .peers
@@ -104,6 +109,7 @@ struct Run {
     storage_fails: bool,
     half_open: usize,
     clock_steps: usize,
+    outages: usize,
     /// Until when the server may not have noticed that a client is gone, or does not try the database again.
     unnoticed_until_us: u64,
 }
@@ -116,6 +122,7 @@ impl Run {
     }
 
     fn over(seed: u64, shards: u16, queue_bytes: usize, per_minute: u32, durable: bool) -> Self {
+        let storage_fails = seed % 2 == 1;
         let storage = durable.then(|| SimulatedStorage::over(Table::new()));
         let variables = variables(queue_bytes, per_minute);
         let mut world = World::with_storage(seed, shards, &variables, storage);
@@ -126,6 +133,7 @@ impl Run {
                 let mut peer = Peer::new(number, kinds[number % 4], seed);
                 peer.is_throttled = per_minute < 1_000_000;
                 peer.may_be_refused = durable;
+                peer.storage_goes_away = durable && storage_fails;
                 peer
             })
             .collect();
@@ -133,9 +141,10 @@ impl Run {
             world,
             peers,
             queue_bytes,
-            storage_fails: seed % 2 == 1,
+            storage_fails,
             half_open: 0,
             clock_steps: 0,
+            outages: 0,
             unnoticed_until_us: 0,
         }
     }
@@ -270,6 +279,9 @@ impl Run {
             }
             if round < floods {
                 self.flood();
+            }
+            if self.storage_fails && self.world.dice.percent(30) {
+                self.outage();
             }
         }
     }
@@ -522,6 +534,7 @@ fn nothing_acknowledged_is_missing(seed: u64, shards: u16, peers: &[Peer], table
         storage_fails: false,
         half_open: 0,
         clock_steps: 0,
+        outages: 0,
         unnoticed_until_us: 0,
     };
     run.peers[0].connect(&mut run.world, false);
@@ -628,7 +641,12 @@ fn everybody_agrees_after_any_history() {
             seen.writes > 1000 && seen.slow_consumers > 0 && seen.coalesced > 0 && seen.drained > 0 && seen.relayed > 0;
         let all = all && seen.commits > 1000 && seen.loads > 100 && seen.conflicts > 0;
         let all = all && seen.texts_merged_elsewhere > 1000 && seen.half_open > 100 && seen.clock_steps > 100;
-        let all = all && seen.refused > 20 && seen.texts > 1000 && seen.deletions > 100;
+        let all = all
+            && seen.refused > 20
+            && seen.outages > 20
+            && seen.refusals > 100
+            && seen.texts > 1000
+            && seen.deletions > 100;
         assert!(all, "the simulation does not reach what it is for: {seen:?}");
     }
 }

@@ -304,6 +304,11 @@ impl Shard {
         if Mutation::LoseWithheldAcks.is_on() {
             return;
         }
+        if Mutation::AckLastFirst.is_on()
+            && let Some(durable) = self.library.at(place).and_then(|shelf| shelf.durable.as_mut())
+        {
+            durable.withheld.make_contiguous().reverse();
+        }
         while let Some(wrote) = self.take_withheld(place, |withheld| withheld.changes <= changes) {
             self.post(wrote.write.session.shard(), Mail::Wrote(wrote));
         }

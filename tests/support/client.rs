@@ -27,6 +27,44 @@ pub enum Dialect {
     Goc,
 }
 
+/// A message as a client writes it into a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Encoded {
+    Text(String),
+    Binary(Vec<u8>),
+}
+
+impl Dialect {
+    /// The member that names a document.
+    pub fn document_key(self) -> &'static str {
+        if self == Dialect::Goc { "docId" } else { "documentId" }
+    }
+
+    /// Writes a message of this dialect.
+    pub fn encode(self, id: &str, kind: &str, fields: Value) -> Encoded {
+        let Value::Object(fields) = fields else {
+            panic!("fields must be an object")
+        };
+        let now = unix_ms();
+        let mut payload = Map::new();
+        if matches!(self, Dialect::Json | Dialect::Goc) {
+            payload.insert("type".into(), json!(kind));
+            payload.insert("timestamp".into(), json!(now));
+        }
+        if self != Dialect::Sdk {
+            payload.insert("id".into(), json!(id));
+        }
+        payload.extend(fields);
+        let text = Value::Object(payload).to_string();
+        if self == Dialect::Json {
+            return Encoded::Text(text);
+        }
+        let batch = self == Dialect::Goc && kind == "delta_batch";
+        let code = if batch { 0x22 } else { frame::code_of(kind) };
+        Encoded::Binary(frame::encode(code, now, text.as_bytes()))
+    }
+}
+
 /// One application message from the server.
 #[derive(Clone, Debug)]
 pub struct Message {
@@ -185,26 +223,9 @@ impl Client {
 
     /// Sends a message of this dialect with an id of one's own.
     pub fn say_as(&mut self, id: &str, kind: &str, fields: Value) {
-        let Value::Object(fields) = fields else {
-            panic!("fields must be an object")
-        };
-        let now = unix_ms();
-        let mut payload = Map::new();
-        if matches!(self.dialect, Dialect::Json | Dialect::Goc) {
-            payload.insert("type".into(), json!(kind));
-            payload.insert("timestamp".into(), json!(now));
-        }
-        if self.dialect != Dialect::Sdk {
-            payload.insert("id".into(), json!(id));
-        }
-        payload.extend(fields);
-        let text = Value::Object(payload).to_string();
-        if self.dialect == Dialect::Json {
-            self.send_text(&text);
-        } else {
-            let batch = self.dialect == Dialect::Goc && kind == "delta_batch";
-            let code = if batch { 0x22 } else { frame::code_of(kind) };
-            self.send_frame(code, now, text.as_bytes());
+        match self.dialect.encode(id, kind, fields) {
+            Encoded::Text(text) => self.send_text(&text),
+            Encoded::Binary(bytes) => self.send_binary(bytes),
         }
     }
 
@@ -373,11 +394,7 @@ impl Client {
 
     /// The member name of document ids in this dialect.
     pub fn document_key(&self) -> &'static str {
-        if self.dialect == Dialect::Goc {
-            "docId"
-        } else {
-            "documentId"
-        }
+        self.dialect.document_key()
     }
 
     /// Sends `auth` without credentials and takes the success.

@@ -12,6 +12,30 @@ impl Run {
         self.clock_steps += 1;
     }
 
+    /// The database is away for longer than a write waits: what waits for it is refused, and what comes then at once; clients
+    /// go on nevertheless.
+    pub fn outage(&mut self) {
+        let us = [6_000_000, 20_000_000][self.world.dice.below(2)];
+        let known = self.world.dice.percent(50);
+        let (now_us, Some(storage)) = (self.world.now.mono_us, &mut self.world.storage) else {
+            return;
+        };
+        storage.go_away(now_us, us, known);
+        self.outages += 1;
+        while self.world.now.mono_us < now_us + us {
+            for _ in 0..4 {
+                self.act();
+                self.step();
+            }
+            // The shards try what a full queue did not take all the time; it is enough that they do so now and then.
+            for _ in 0..5 {
+                self.step();
+                let us = [1_000, 20_000, 90_000][self.world.dice.below(3)];
+                self.world.pass(us);
+            }
+        }
+    }
+
     /// Stalls one reader while the others send more than its outbox takes, then lets it read on in time.
     pub fn flood(&mut self) {
         let at = self.world.dice.below(self.peers.len());

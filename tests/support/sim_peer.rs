@@ -33,6 +33,8 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Owed {
     Ack(String),
+    /// The `ack` of an `unsubscribe`, which waits for no write.
+    Goodbye(String),
     Sync(String),
     Pong,
     Presence(String),
@@ -43,6 +45,7 @@ enum Owed {
 struct Debt {
     what: Owed,
     asked_us: u64,
+    document: String,
     /// Fields that this connection has written into the document.
     own: usize,
     /// Fields of the document whose writes the server has acknowledged, to whomever.
@@ -139,13 +142,18 @@ pub struct Peer {
     upgraded: bool,
     input: Vec<u8>,
     pub copies: BTreeMap<String, Copy>,
+    /// In the order of asking.
     owed: Vec<Debt>,
     /// Until then it did not read.
     hindered_us: u64,
+    /// When it said goodbye.
+    left_us: u64,
     /// Its messages are handled at a limited rate, so only a `pong` has a bound.
     pub is_throttled: bool,
     /// Its server has a database.
     waits_for_storage: bool,
+    /// And that may be away: who has so much under way that it is not read waits for its `pong` as for an answer from there.
+    pub storage_goes_away: bool,
     /// The longest time an answer took.
     pub waited_us_max: u64,
     unacknowledged: BTreeMap<String, Written>,
@@ -155,6 +163,8 @@ pub struct Peer {
     pub may_be_dropped: bool,
     /// A write may take longer to store than the server waits; then it comes back as after a lost connection.
     pub may_be_refused: bool,
+    /// How often that happened.
+    pub refusals: usize,
     /// Codes of the server's close frames, of all connections.
     pub closes: Vec<u16>,
     close_sent: bool,
@@ -184,13 +194,16 @@ impl Peer {
             copies: BTreeMap::new(),
             owed: Vec::new(),
             hindered_us: 0,
+            left_us: 0,
             is_throttled: false,
             waits_for_storage: false,
+            storage_goes_away: false,
             waited_us_max: 0,
             unacknowledged: BTreeMap::new(),
             acknowledged: Vec::new(),
             may_be_dropped: false,
             may_be_refused: false,
+            refusals: 0,
             closes: Vec::new(),
             close_sent: false,
             serial: 0,
@@ -278,6 +291,7 @@ impl Peer {
         if self.upgraded && !self.close_sent {
             self.frame(world, 0x88, &1000u16.to_be_bytes());
             self.close_sent = true;
+            self.left_us = world.now.mono_us;
         } else if !self.upgraded {
             self.vanish(world, false);
         }
@@ -356,6 +370,7 @@ impl Peer {
         self.owed.push(Debt {
             what,
             asked_us: world.now.mono_us,
+            document: document.to_owned(),
             own: self.copies.get(document).map_or(0, |copy| copy.own_writes.len()),
             acknowledged: world.acknowledged.get(document).map_or(0, Vec::len),
         });
@@ -427,7 +442,7 @@ impl Peer {
             return;
         }
         let message_id = self.fresh("bye");
-        self.owe(world, document, Owed::Ack(message_id.clone()));
+        self.owe(world, document, Owed::Goodbye(message_id.clone()));
         self.say(
             world,
             "unsubscribe",

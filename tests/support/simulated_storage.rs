@@ -3,6 +3,7 @@
 
 use super::mesh::Dice;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use synckit_server::document::SavedRecord;
 use synckit_server::ids::ShardId;
@@ -21,6 +22,11 @@ pub struct SimulatedStorage {
     /// Answers of committed work, with the time they leave.
     answers: VecDeque<(u64, ShardId, Answer)>,
     paused_until_us: u64,
+    away_until_us: u64,
+    /// Its connections fail while it is away, instead of being silent: since when, in microseconds.
+    known_trouble_us: Option<u64>,
+    /// What the shards are told of it, in milliseconds.
+    troubled_ms: Arc<AtomicU64>,
     /// It does not only keep shards waiting: it refuses single documents and rows.
     pub fails: bool,
     /// The next document is refused.
@@ -41,6 +47,9 @@ impl SimulatedStorage {
             queue: Arc::default(),
             answers: VecDeque::new(),
             paused_until_us: 0,
+            away_until_us: 0,
+            known_trouble_us: None,
+            troubled_ms: Arc::default(),
             fails: false,
             refuses_next: false,
             refused: 0,
@@ -52,7 +61,7 @@ impl SimulatedStorage {
     }
 
     pub fn link(&self) -> StorageLink {
-        let queue = self.queue.clone();
+        let (queue, troubled_ms) = (self.queue.clone(), self.troubled_ms.clone());
         StorageLink {
             note: None,
             submit: Box::new(move |request| {
@@ -67,7 +76,7 @@ impl SimulatedStorage {
                 available: true,
                 ..StorageFacts::default()
             }),
-            troubled_ms: Box::new(|| 0),
+            troubled_ms: Box::new(move || troubled_ms.load(Ordering::Relaxed)),
         }
     }
 
@@ -75,12 +84,20 @@ impl SimulatedStorage {
     pub fn next_us(&self) -> Option<u64> {
         let waiting = !self.queue.lock().unwrap().is_empty();
         let answers = self.answers.iter().map(|answer| answer.0).min();
-        waiting.then_some(self.paused_until_us).into_iter().chain(answers).min()
+        let works_us = self.paused_until_us.max(self.away_until_us);
+        waiting.then_some(works_us).into_iter().chain(answers).min()
+    }
+
+    /// It goes away for longer than writes wait; `known`: and the server notices, instead of waiting for it.
+    pub fn go_away(&mut self, now_us: u64, us: u64, known: bool) {
+        self.away_until_us = now_us + us;
+        self.known_trouble_us = known.then_some(now_us);
     }
 
     /// All is well from now on.
     pub fn mend(&mut self) {
         self.fails = false;
+        self.away_until_us = 0;
     }
 
     pub fn is_idle(&self) -> bool {
@@ -92,7 +109,11 @@ impl SimulatedStorage {
         if dice.below(400) == 0 {
             self.paused_until_us = now_us + [5_000, 200_000, 3_000_000][dice.below(3)];
         }
-        if now_us >= self.paused_until_us && dice.percent(40) {
+        let is_away = now_us < self.away_until_us;
+        self.known_trouble_us = self.known_trouble_us.filter(|_| is_away);
+        let troubled_ms = self.known_trouble_us.map_or(0, |since_us| (now_us - since_us) / 1000);
+        self.troubled_ms.store(troubled_ms, Ordering::Relaxed);
+        if !is_away && now_us >= self.paused_until_us && dice.percent(40) {
             let most = 1 + dice.below(QUEUE_MAX);
             for _ in 0..most {
                 let mut queue = self.queue.lock().unwrap();
