@@ -20,6 +20,13 @@ const ANSWER_US_MAX: u64 = 3_000_000;
 /// And one that waits for a database: what it does not take within 5 s is refused.
 const STORED_US_MAX: u64 = 6_500_000;
 
+/// The same if that goes away: a write waits 5 s for its document and 5 s for its commit, and as long before that if so much
+/// was under way that its connection was not read.
+const AWAY_US_MAX: u64 = 21_500_000;
+
+/// Clients look at least so often, while time passes.
+const LOOKING_US_MAX: u64 = 100_000;
+
 /// The four kinds of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -146,13 +153,13 @@ pub struct Peer {
     owed: Vec<Debt>,
     /// Until then it did not read.
     hindered_us: u64,
-    /// When it said goodbye.
-    left_us: u64,
+    /// Since when, without a pause.
+    hindered_from_us: u64,
     /// Its messages are handled at a limited rate, so only a `pong` has a bound.
     pub is_throttled: bool,
     /// Its server has a database.
     waits_for_storage: bool,
-    /// And that may be away: who has so much under way that it is not read waits for its `pong` as for an answer from there.
+    /// And that may be away for long.
     pub storage_goes_away: bool,
     /// The longest time an answer took.
     pub waited_us_max: u64,
@@ -194,7 +201,7 @@ impl Peer {
             copies: BTreeMap::new(),
             owed: Vec::new(),
             hindered_us: 0,
-            left_us: 0,
+            hindered_from_us: 0,
             is_throttled: false,
             waits_for_storage: false,
             storage_goes_away: false,
@@ -291,7 +298,6 @@ impl Peer {
         if self.upgraded && !self.close_sent {
             self.frame(world, 0x88, &1000u16.to_be_bytes());
             self.close_sent = true;
-            self.left_us = world.now.mono_us;
         } else if !self.upgraded {
             self.vanish(world, false);
         }
