@@ -7,7 +7,7 @@ use test_support as support;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use support::replica::{Fields, Plain, Replica, Sdk};
@@ -223,6 +223,45 @@ fn hostile_clock_entries_do_not_freeze_a_document() {
     let snapshot = Client::connect(&server, Dialect::Json).sync("frozen");
     assert_eq!(snapshot["state"]["f"], "still editable");
     assert!(snapshot["clock"]["server"].as_u64().expect("a stamp") < 1 << 50);
+}
+
+/// A client sends the document as far as one can. What others have seen of it counts nevertheless: one whose wall clock is
+/// slow wins against it, and an own write is echoed with the own clock, not the server's.
+#[test]
+fn a_clock_at_the_bound_leaves_the_document_usable() {
+    let server = unlimited(1);
+    let mut hostile = Client::connect(&server, Dialect::Sdk);
+    hostile.subscribe("pushed");
+    let write = |client: &mut Client, who: &str, number: u64, clock: Value, unix_ms: i64| {
+        client.say(
+            "delta_batch",
+            json!({"documentId": "pushed", "messageId": format!("{who}{number}"), "deltas": [{"type": "set",
+                "documentId": "pushed", "field": "f", "value": number, "timestamp": unix_ms, "clock": clock, "clientId": who}]}),
+        );
+        client.take_ack(&format!("{who}{number}"));
+    };
+    for number in 0..3 {
+        // And then as far as it can again.
+        let clock = (1_u64 << 50) + number * (1 << 16);
+        write(&mut hostile, "evil", number, json!({"evil": clock}), support::unix_ms());
+    }
+    let mut plain = Client::connect(&server, Dialect::Json);
+    plain.say(
+        "delta",
+        json!({"documentId": "pushed", "delta": {"f": "plain"}, "messageId": "p"}),
+    );
+    plain.take_ack("p");
+    let mut slow = Client::connect(&server, Dialect::Sdk);
+    let seen = slow.subscribe("pushed")["clock"]["server"].as_u64().expect("a stamp");
+    assert!(seen > 1 << 50);
+    let clock = json!({"server": seen, "slow": seen + 1});
+    write(&mut slow, "slow", 7, clock, support::unix_ms() - 5_000);
+    let echo = slow.take_where("its echo", |message| message.kind == "delta" && message["field"] == "f");
+    assert_eq!(
+        (&echo["value"], &echo["clock"]),
+        (&json!(7), &json!({"slow": seen + 1}))
+    );
+    assert_eq!(plain.sync("pushed")["state"]["f"], 7);
 }
 
 #[test]

@@ -48,12 +48,16 @@ use tombstone::Graveyard;
 use write::Stamped;
 use writers::{WriterId, Writers};
 
-/// The greatest clock value that counts where a client says it. Anything above is ignored: a hostile 2^53 would freeze the
-/// document, because no client could ever count past it.
+/// The greatest clock value that counts in any document where a client says it. Anything far above is ignored: a hostile
+/// 2^53 would freeze the document, because no client could ever count past it.
 pub const CLOCK_VALUE_MAX: u64 = 1 << 50;
 
-/// The greatest clock value that counts in stored rows and in what other nodes say: a document goes on counting where a
-/// client has pushed it to [`CLOCK_VALUE_MAX`], and that must stay readable.
+/// How far a client may be ahead of a document that counts beyond [`CLOCK_VALUE_MAX`] because somebody pushed it there: the
+/// edits it makes offline. So many again and again take 50 billion writes to [`CLOCK_KEPT_MAX`].
+const CLOCK_LEAD_MAX: u64 = 1 << 16;
+
+/// The greatest clock value that counts at all: in stored rows, and in what other nodes and clients say of a document that
+/// was pushed beyond [`CLOCK_VALUE_MAX`].
 pub const CLOCK_KEPT_MAX: u64 = 1 << 52;
 
 /// How far a client's wall clock may run ahead of the server's before it is cut back.
@@ -228,7 +232,7 @@ impl Document {
 
     /// Applies one write by `session` (§9.3) and marks the field: for everybody if it won, for `session` alone if it lost.
     pub fn write(&mut self, now_unix_ms: u64, session: SessionRef, write: Write<'_>) -> Verdict {
-        let stamped = Stamped::of(&write, now_unix_ms);
+        let stamped = Stamped::of(&write, now_unix_ms, self.countable_max());
         self.step(stamped.greatest);
         let value = Some(write.value()).filter(|value| !is_tombstone(value));
         let escaped = key::escape(write.name());
@@ -269,8 +273,19 @@ impl Document {
         self.clock
     }
 
-    /// Takes over a clock value that a client (`sync_request`), a row or another node has seen. Values above
-    /// [`CLOCK_KEPT_MAX`] are ignored.
+    /// The greatest clock value that counts where a client says it of this document.
+    fn countable_max(&self) -> u64 {
+        (self.clock + CLOCK_LEAD_MAX).clamp(CLOCK_VALUE_MAX, CLOCK_KEPT_MAX)
+    }
+
+    /// Takes over a clock value that a client has seen (`sync_request`), if it counts.
+    pub fn raise_clock_by_client(&mut self, value: u64) {
+        if value <= self.countable_max() {
+            self.clock = self.clock.max(value);
+        }
+    }
+
+    /// Takes over a clock value that a row or another node has seen. Values above [`CLOCK_KEPT_MAX`] are ignored.
     pub fn raise_clock(&mut self, value: u64) {
         if value <= CLOCK_KEPT_MAX {
             self.clock = self.clock.max(value);

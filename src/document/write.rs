@@ -1,7 +1,7 @@
 //! A write as it arrives, and whether it wins (docs/protocol.md §9.3).
 
+use super::TIMESTAMP_LEAD_MAX_MS;
 use super::record::Record;
-use super::{CLOCK_VALUE_MAX, TIMESTAMP_LEAD_MAX_MS};
 use thiserror::Error;
 
 /// A write of one field. Values are encoded JSON, checked by whoever parsed the message; they are copied, never decoded.
@@ -47,7 +47,7 @@ impl<'a> Write<'a> {
 }
 
 /// The integer entries of a clock that came with a write, in the order they came. Whoever parses leaves out entries that
-/// are no non-negative integers; entries above [`CLOCK_VALUE_MAX`] are ignored here.
+/// are no non-negative integers; those that do not count in the document are ignored here.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClockView<'a> {
     entries: &'a [(&'a str, u64)],
@@ -59,20 +59,16 @@ impl<'a> ClockView<'a> {
         Self { entries }
     }
 
-    /// The greatest countable value; 0 if there is none.
-    pub fn greatest(self) -> u64 {
-        self.entries
-            .iter()
-            .map(|entry| entry.1)
-            .filter(|&value| value <= CLOCK_VALUE_MAX)
-            .max()
-            .unwrap_or(0)
+    /// The greatest value up to `countable_max`; 0 if there is none.
+    fn greatest(self, countable_max: u64) -> u64 {
+        let values = self.entries.iter().map(|entry| entry.1);
+        values.filter(|&value| value <= countable_max).max().unwrap_or(0)
     }
 
-    /// The countable value of one entry. The last of equal names counts, as in every JSON parser that clients use.
-    pub fn entry(self, name: &str) -> Option<u64> {
+    /// The value of one entry, if it counts. The last of equal names counts, as in every JSON parser that clients use.
+    fn entry(self, name: &str, countable_max: u64) -> Option<u64> {
         let entry = self.entries.iter().rfind(|entry| entry.0 == name)?;
-        (entry.1 <= CLOCK_VALUE_MAX).then_some(entry.1)
+        (entry.1 <= countable_max).then_some(entry.1)
     }
 }
 
@@ -154,10 +150,12 @@ pub(super) struct Stamped<'a> {
     /// `ts_op`, capped; server time if there is none.
     pub timestamp_ms: u64,
     clock: ClockView<'a>,
+    countable_max: u64,
 }
 
 impl<'a> Stamped<'a> {
-    pub fn of(write: &Write<'a>, now_unix_ms: u64) -> Self {
+    /// Clock values up to `countable_max` count.
+    pub fn of(write: &Write<'a>, now_unix_ms: u64, countable_max: u64) -> Self {
         match *write {
             Write::Plain { .. } => Self {
                 greatest: 0,
@@ -165,6 +163,7 @@ impl<'a> Stamped<'a> {
                 client_id: None,
                 timestamp_ms: now_unix_ms,
                 clock: ClockView::default(),
+                countable_max,
             },
             Write::Stamped {
                 timestamp_ms,
@@ -172,8 +171,8 @@ impl<'a> Stamped<'a> {
                 client_id,
                 ..
             } => Self {
-                greatest: clock.greatest(),
-                own: clock.entry(client_id).unwrap_or(0),
+                greatest: clock.greatest(countable_max),
+                own: clock.entry(client_id, countable_max).unwrap_or(0),
                 client_id: Some(client_id),
                 timestamp_ms: match timestamp_ms {
                     // The cast saturates, and what is too far ahead is cut back anyway.
@@ -181,6 +180,7 @@ impl<'a> Stamped<'a> {
                     _ => now_unix_ms,
                 },
                 clock,
+                countable_max,
             },
         }
     }
@@ -192,10 +192,11 @@ impl<'a> Stamped<'a> {
         }
         // Causally newer: it has seen the current value. This keeps a client whose wall clock is slow from losing against
         // what it has already seen, its own writes included.
-        let has_seen_stamp = self.clock.entry("server").is_some_and(|seen| seen >= record.lam);
+        let seen = |name: &str| self.clock.entry(name, self.countable_max);
+        let has_seen_stamp = seen("server").is_some_and(|seen| seen >= record.lam);
         let has_seen_writer = record.author.own > 0
             && record_writer
-                .and_then(|writer| self.clock.entry(writer))
+                .and_then(|writer| seen(writer))
                 .is_some_and(|seen| seen >= record.author.own);
         has_seen_stamp || has_seen_writer
     }

@@ -101,7 +101,7 @@ impl Shard {
         let (unix_ms, session) = (self.now.unix_ms, request.session);
         let Some(shelf) = self.library.at(place) else { return };
         shelf.listen(session);
-        shelf.fields.raise_clock(request.clock_max);
+        shelf.fields.raise_clock_by_client(request.clock_max);
         let clock = shelf.fields.synced(unix_ms, session);
         let along = request.is_subscribe && request.sdk;
         let tombstones = if along { tombstone_keys(shelf) } else { Vec::new() };

@@ -129,7 +129,7 @@ pub struct Subscribe {
     pub id: RequestId,
     /// `subscribe` rather than `sync_request`.
     pub is_subscribe: bool,
-    /// Greatest countable value of the clock the client sent.
+    /// Greatest value of the clock the client sent that may count.
     pub clock_max: u64,
     /// The SDK gets tombstones, set membership and presence along.
     pub sdk: bool,

@@ -307,7 +307,7 @@ pub(super) fn message_id_of<'a>(fields: &Fields<'a>) -> Option<Raw<'a>> {
     fields.message_id.filter(|id| id.is_string() && id.text() != "\"\"")
 }
 
-/// The greatest value of a clock that counts (protocol §9.3).
+/// The greatest value of a clock that may count (protocol §9.3).
 pub(super) fn greatest_countable(clock: Raw<'_>) -> u64 {
     let values = clock
         .members()
@@ -317,9 +317,9 @@ pub(super) fn greatest_countable(clock: Raw<'_>) -> u64 {
     values.max().unwrap_or(0)
 }
 
-/// A clock value that counts: an integer in 0 … 2^50.
+/// A clock value that may count, if the document has come so far: an integer in 0 … 2^52.
 pub(super) fn countable(value: Raw<'_>) -> Option<u64> {
     value
         .integer()
-        .filter(|value| *value <= crate::document::CLOCK_VALUE_MAX)
+        .filter(|value| *value <= crate::document::CLOCK_KEPT_MAX)
 }
