@@ -3,7 +3,7 @@
 use crate::options::{Compare, Scenario};
 use crate::result::{ComparedServer, Comparison, RunResult};
 use crate::{dialect::Dialect, scenario};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -17,19 +17,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// `compare`.
 ///
 /// # Errors
-/// Fewer than two servers, two of one name, or a run that fails.
+/// A run that fails.
 pub fn run(options: &Compare) -> Result<Comparison> {
-    ensure!(options.servers.len() >= 2, "compare: at least two --server are needed");
     let names: Vec<&str> = options.servers.iter().map(|server| server.name.as_str()).collect();
-    for (index, name) in names.iter().enumerate() {
-        ensure!(!names[..index].contains(name), "compare: two servers are called {name}");
-    }
-    if let Some(baseline) = &options.baseline {
-        ensure!(
-            names.contains(&baseline.as_str()),
-            "--baseline {baseline}: there is no such --server"
-        );
-    }
     let scenarios = options
         .servers
         .iter()

@@ -5,6 +5,7 @@
 
 pub mod assertion;
 pub mod bare;
+pub mod check;
 pub mod commits;
 pub mod compare;
 pub mod control;

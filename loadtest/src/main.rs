@@ -1,10 +1,11 @@
 //! Command line of the load tester.
 
 use anyhow::Result;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use loadtest::options::{Command, Common, Options, Report};
 use loadtest::result::{AssertionOutcome, Comparison, ResultFile, RunResult, Verdict};
-use loadtest::{assertion, compare, report, scenario};
+use loadtest::{assertion, check, compare, report, scenario};
 use std::process::ExitCode;
 
 /// The figures are not to be trusted.
@@ -12,6 +13,10 @@ const SATURATED: u8 = 3;
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Err(error) = check::check(&options.command) {
+        let wrong = Options::command().error(ErrorKind::ValueValidation, format!("{error:#}"));
+        wrong.exit();
+    }
     match run(options.command) {
         Ok(code) => code,
         Err(error) => {
@@ -51,20 +56,24 @@ fn show_saved(options: &Report) -> Result<()> {
 
 /// Checks assertions, writes files, prints the summary.
 fn conclude(common: &Common, mut result: RunResult) -> Result<ExitCode> {
-    let is_valid = judge(common, &mut result);
-    let all_hold = check(common, &mut result);
+    let verdict = judge(common, &mut result);
+    let all_hold = check_assertions(common, &mut result);
     publish(common, &ResultFile::Run(Box::new(result)))?;
-    Ok(code(is_valid, all_hold))
+    Ok(code(&[verdict], all_hold))
 }
 
 /// As [`conclude`], for runs side by side. Assertions are about the first server: the one in question.
 fn conclude_comparison(common: &Common, mut comparison: Comparison) -> Result<ExitCode> {
-    let (mut all_valid, mut all_hold) = (true, true);
+    let (mut verdicts, mut all_hold) = (Vec::new(), true);
     for (index, server) in comparison.servers.iter_mut().enumerate() {
         for run in &mut server.runs {
-            all_valid &= judge(common, run);
+            let verdict = judge(common, run);
+            // Another server may be one that cannot do what is measured; its column says so.
+            if index == 0 || !run.phases.is_empty() {
+                verdicts.push(verdict);
+            }
             if index == 0 {
-                all_hold &= check(common, run);
+                all_hold &= check_assertions(common, run);
             }
         }
     }
@@ -78,25 +87,24 @@ fn conclude_comparison(common: &Common, mut comparison: Comparison) -> Result<Ex
     comparison.assertions = outcomes.collect();
     all_hold &= complain("--assert-ratio", &comparison.assertions);
     publish(common, &ResultFile::Comparison(Box::new(comparison)))?;
-    Ok(code(all_valid, all_hold))
+    Ok(code(&verdicts, all_hold))
 }
 
-/// Whether a run's figures may stand.
-fn judge(common: &Common, result: &mut RunResult) -> bool {
-    if result.saturation.verdict != Verdict::Saturated {
-        return true;
+/// Gives the figures that were asked for nevertheless; says why others are invalid.
+fn judge(common: &Common, result: &mut RunResult) -> Verdict {
+    let saturation = &mut result.saturation;
+    if saturation.verdict == Verdict::Saturated && common.allow_saturated {
+        saturation.verdict = Verdict::Allowed;
     }
-    if common.allow_saturated {
-        result.saturation.verdict = Verdict::Allowed;
-        return true;
+    if saturation.verdict.withholds() {
+        for reason in &saturation.reasons {
+            eprintln!("loadtest: the figures of {} are invalid: {reason}", result.server.name);
+        }
     }
-    for reason in &result.saturation.reasons {
-        eprintln!("loadtest: the figures of {} are invalid: {reason}", result.server.name);
-    }
-    false
+    saturation.verdict
 }
 
-fn check(common: &Common, result: &mut RunResult) -> bool {
+fn check_assertions(common: &Common, result: &mut RunResult) -> bool {
     assertion::check_all(&common.assertions, result);
     complain("--assert", &result.assertions)
 }
@@ -121,10 +129,12 @@ fn publish(common: &Common, result: &ResultFile) -> Result<()> {
     Ok(())
 }
 
-fn code(is_valid: bool, all_hold: bool) -> ExitCode {
-    match (all_hold, is_valid) {
-        (false, _) => ExitCode::FAILURE,
-        (true, false) => ExitCode::from(SATURATED),
-        (true, true) => ExitCode::SUCCESS,
+fn code(verdicts: &[Verdict], all_hold: bool) -> ExitCode {
+    if !all_hold || verdicts.contains(&Verdict::Failed) {
+        ExitCode::FAILURE
+    } else if verdicts.contains(&Verdict::Saturated) {
+        ExitCode::from(SATURATED)
+    } else {
+        ExitCode::SUCCESS
     }
 }

@@ -1,6 +1,6 @@
 //! The named figures of a run: what can be asserted, compared and tabled.
 
-use crate::result::{Better, Latency, MemorySlopes, RunResult, ServerCpu, Slope, Verdict};
+use crate::result::{Better, Latency, MemorySlopes, RunResult, ServerCpu, Slope};
 
 /// What scenarios time. `NAME_p99_ms` and the other statistics exist for each of them.
 pub const LATENCIES: [&str; 13] = [
@@ -180,7 +180,7 @@ impl Metric {
             Self::Latency { latency, statistic } => (false, latency_of(result, *latency).map(statistic.read)),
         };
         let figure = figure.filter(|figure| figure.is_finite()).ok_or(Missing::NotMeasured)?;
-        if !stands && result.saturation.verdict == Verdict::Saturated {
+        if !stands && result.saturation.verdict.withholds() {
             return Err(Missing::Saturated);
         }
         Ok(figure)
@@ -433,7 +433,7 @@ fn figure(count: Option<u64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::{Messages, Saturation};
+    use crate::result::{Messages, Saturation, Verdict};
     use std::collections::BTreeSet;
 
     #[test]

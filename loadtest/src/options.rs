@@ -42,7 +42,8 @@ Limits of the server to raise for such runs: SYNCKIT_MAX_MESSAGES_PER_MINUTE=0 (
 peers that are not on the server's own machine SYNCKIT_MAX_CONNECTIONS_PER_IP. --metrics needs SYNCKIT_METRICS_PUBLIC=true
 or --jwt-secret.
 
-Exit codes: 0 all well; 1 a run failed, an --assert does not hold; 2 the command line is wrong;
+Exit codes: 0 all well; 1 a run failed (no answer, nothing that could be measured, most connections lost on the way, another
+process than the server's) or an --assert does not hold; 2 the command line is wrong;
 3 the figures are invalid because the load tester itself was saturated (see --allow-saturated).";
 
 /// Measures SyncKit servers of every dialect: density, throughput, fan-out, latency, churn, mixed use, side by side.
@@ -241,6 +242,14 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A rate that is not 0.
+fn positive_rate(text: &str) -> Result<f64, String> {
+    match rate(text) {
+        Ok(rate) if rate > 0.0 => Ok(rate),
+        _ => Err("a finite number above 0 is needed".to_owned()),
+    }
+}
+
 /// A positive finite number.
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -404,7 +413,7 @@ pub struct Latency {
     #[arg(long, default_value_t = 10, value_parser = count())]
     pub documents: u32,
     /// Changes per second of all together.
-    #[arg(long, default_value_t = 1000.0, value_parser = seconds)]
+    #[arg(long, default_value_t = 1000.0, value_parser = positive_rate)]
     pub rate: f64,
     /// Idle connections beside them.
     #[arg(long, default_value_t = 0)]

@@ -397,7 +397,7 @@ pub struct UnsupportedStep {
     pub reason: String,
 }
 
-/// Whether the load tester itself was the limit. Figures of a saturated run say nothing about the server.
+/// Whether figures may stand. Those of a run in which the load tester itself was the limit say nothing about the server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Saturation {
@@ -416,9 +416,18 @@ pub enum Verdict {
     Saturated,
     /// It was the limit, and the figures were asked for nevertheless: they are shown under a warning.
     Allowed,
+    /// Nothing could be measured, or not the server that was meant, or not all the time.
+    Failed,
     /// Its own CPU was not measured.
     #[default]
     Unknown,
+}
+
+impl Verdict {
+    /// Whether rates, times and costs are withheld.
+    pub fn withholds(self) -> bool {
+        matches!(self, Verdict::Saturated | Verdict::Failed)
+    }
 }
 
 /// One `--assert` and how it went.

@@ -12,7 +12,7 @@ use crate::result::{
 use crate::sockets;
 use crate::target::Target;
 use crate::{http, token};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -31,6 +31,12 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Deliveries that have not moved for so long have all arrived.
 const QUIET: Duration = Duration::from_millis(350);
+
+/// No server handles a message for less CPU time than this, in microseconds: far less than a bare `send` costs.
+const MESSAGE_US_MIN: f64 = 0.05;
+
+/// Fewer messages than this tell nothing about the process that handled them.
+const MESSAGES_MIN: u64 = 1_000;
 
 /// Lead given to an activity's schedule, so that all workers have the order before it begins.
 const SCHEDULE_LEAD_NS: u64 = 50_000_000;
@@ -86,9 +92,6 @@ impl Run {
         result.server.is_local = common.pid.is_some() || target.address.ip().is_loopback();
         result.connections.requested = u64::from(layout.connections());
         result.unsupported = unsupported;
-        if let Some(pid) = common.pid {
-            measure::cpu(pid).with_context(|| format!("--pid {pid}: there is no such process"))?;
-        }
         let Placed { plans, spread, own } = layout.place(common, &target, abilities)?;
         let fleet = Fleet::start(&plans)?;
         let mut run = Self {
@@ -298,6 +301,7 @@ impl Run {
             let mut cpu = ServerCpu::between(&stretch.name, from, to);
             if let Some(messages) = messages(&before.tally, &after.tally) {
                 cpu = cpu.per_message(messages);
+                self.judge_server(&cpu);
             }
             if let Some(idle) = idle {
                 cpu = cpu.per_idle_connection(idle);
@@ -316,6 +320,22 @@ impl Run {
         }
         self.note_counts(&before.tally, &after.tally, stretch.started.elapsed().as_secs_f64());
         Ok(after)
+    }
+
+    /// A process that handles messages for next to nothing is not the server, but a parent or a stranger.
+    fn judge_server(&mut self, cpu: &ServerCpu) {
+        let is_idle = cpu.us_per_message.is_some_and(|us| us < MESSAGE_US_MIN);
+        if let Some(pid) = self
+            .common
+            .pid
+            .filter(|_| is_idle && cpu.messages >= Some(MESSAGES_MIN))
+        {
+            self.failed(format!(
+                "--pid {pid}: this process used {:.0} µs for {} messages; it is not the server",
+                cpu.total_us,
+                cpu.messages.unwrap_or(0)
+            ));
+        }
     }
 
     /// Changes that left late say little about how late they arrived. Where that is what is measured the run is invalid;
@@ -414,9 +434,18 @@ impl Run {
         self.common.metrics = None;
     }
 
+    /// The figures are not those of the server that was meant.
+    fn failed(&mut self, reason: String) {
+        self.result.saturation.verdict = Verdict::Failed;
+        self.result.saturation.reasons.push(reason);
+    }
+
     /// The load tester was the limit.
     pub fn saturated(&mut self, reason: String) {
-        self.result.saturation.verdict = Verdict::Saturated;
+        let verdict = &mut self.result.saturation.verdict;
+        if *verdict != Verdict::Failed {
+            *verdict = Verdict::Saturated;
+        }
         self.result.saturation.reasons.push(reason);
     }
 
@@ -526,6 +555,15 @@ impl Run {
         connections.open_max = connections.open_max.max(u64::from(tally.ready));
         connections.failed = without(tally.failed, &self.forgiven.failed);
         connections.dropped = without(tally.dropped, &self.forgiven.dropped);
+        if connections.dropped_total() * 2 > connections.open_max {
+            let reason = format!(
+                "{} of {} connections were lost on the way: {}",
+                connections.dropped_total(),
+                connections.open_max,
+                describe(&connections.dropped)
+            );
+            self.failed(reason);
+        }
         self.result.messages.server_errors = tally.errors;
         let after = self.server_figures();
         for (name, value) in after {

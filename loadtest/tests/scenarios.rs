@@ -2,11 +2,14 @@
 //! dialect, and its counts are exact. What cannot be measured is refused: wrong input, a server that is not there or
 //! cannot do a step, and figures of a run in which the load tester itself was the limit.
 
-use loadtest::result::{Comparison, ResultFile, RunResult};
+use loadtest::http;
+use loadtest::result::{Comparison, ResultFile, RunResult, Verdict};
+use loadtest::target::Target;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 const SECRET: &str = "a-secret-that-only-this-test-run-knows-0123456789";
 
@@ -530,19 +533,79 @@ fn what_cannot_work_is_refused_with_a_reason() {
     let server = Server::start(&[("SYNCKIT_AUTH_REQUIRED", "true"), ("SYNCKIT_AUTH_TIMEOUT_MS", "60000")]);
     let url = server.url();
     let wrong_path = format!("ws://127.0.0.1:{}/elsewhere", server.port);
-    let cases: [(&[&str], i32, &str); 9] = [
-        (&["density", "--url", "wss://localhost:1/ws"], 1, "TLS"),
+    let other = format!("b={url}");
+    let mut stranger = Command::new("sleep").arg("60").spawn().expect("it starts");
+    let strange_pid = stranger.id().to_string();
+    let cases: [(&[&str], i32, &str); 23] = [
+        (&["density", "--url", "wss://localhost:1/ws"], 2, "TLS"),
+        (&["density", "--url", "ws://localhost:99999/ws"], 2, "port"),
         (&["density", "--url", "ws://127.0.0.1:1/ws"], 1, "cannot be reached"),
         (&["density", "--url", &wrong_path], 1, "404"),
-        (&["density", "--url", &url, "--jwt-secret", "short"], 1, "32 bytes"),
+        (&["density", "--url", &url, "--jwt-secret", "short"], 2, "32 bytes"),
         (&["density", "--url", &url, "--token", "not.a.token"], 1, "credentials"),
         (&["density", "--dialect", "klingon"], 2, "possible values"),
         (&["density", "--connections", "0"], 2, "0 is not in"),
         (&["density", "--assert", "no_such_metric == 1"], 2, "no metric"),
         (
             &["density", "--url", &url, "--pid", "999999999", "--jwt-secret", SECRET],
-            1,
+            2,
             "no such process",
+        ),
+        (
+            &["throughput", "--assert-ratio", "acked_per_second > 1"],
+            2,
+            "--yardstick",
+        ),
+        (&["latency", "--rate", "inf"], 2, "finite number above 0"),
+        (&["density", "--broadcast-subscribers", "10000"], 2, "fewer than"),
+        (&["density", "--sample-at", "50,20"], 2, "rising"),
+        (&["density", "--sample-at", "20000"], 2, "rising"),
+        (&["mixed", "--documents", "81"], 2, "--editors"),
+        (
+            &["throughput", "--json", "/nowhere/to/be/found.json"],
+            2,
+            "cannot be written",
+        ),
+        (&["throughput", "--html", "/"], 2, "cannot be written"),
+        (&["compare", "--server", &other, "throughput"], 2, "at least two"),
+        (
+            &["compare", "--server", &other, "--server", &other, "throughput"],
+            2,
+            "two servers",
+        ),
+        (
+            &[
+                "compare",
+                "--server",
+                &other,
+                "--server",
+                "a=ws://h,pid=x",
+                "throughput",
+            ],
+            2,
+            "not a process id",
+        ),
+        // A server that lets nobody in who has no credentials, and a process that is not the server.
+        (
+            &["throughput", "--url", &url, "--duration", "0.2", "--quiet"],
+            1,
+            "nothing was measured: the server does not do",
+        ),
+        (
+            &[
+                "throughput",
+                "--url",
+                &url,
+                "--jwt-secret",
+                SECRET,
+                "--pid",
+                &strange_pid,
+                "--duration",
+                "0.5",
+                "--quiet",
+            ],
+            1,
+            "it is not the server",
         ),
     ];
     for (arguments, code, word) in cases {
@@ -551,6 +614,84 @@ fn what_cannot_work_is_refused_with_a_reason() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {complaint}");
         assert!(complaint.contains(word), "{arguments:?}: {complaint}");
     }
+    stranger.kill().and_then(|()| stranger.wait()).expect("it is ours");
+}
+
+/// Rates over a time in which nobody was there are no rates.
+#[test]
+fn a_server_that_dies_meanwhile_makes_a_failed_run() {
+    let server = Server::start(&[]);
+    let file = std::env::temp_dir().join(format!("loadtest-{}-died.json", std::process::id()));
+    let tool = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args([
+            "throughput",
+            "--url",
+            &server.url(),
+            "--quiet",
+            "--warmup",
+            "0",
+            "--duration",
+            "3",
+            "--json",
+        ])
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the tool starts");
+    let health = Target::parse(&server.url()).expect("a URL");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let (_, body) = http::request(&health, "GET", "/health", None, "").expect("an answer");
+        let facts: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        if facts["connections"]["totalConnections"].as_u64() >= Some(50) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "never connected: {body}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    drop(server);
+    let output = tool.wait_with_output().expect("the tool ends");
+    let (said, complaint) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(1), "{said}{complaint}");
+    assert!(
+        complaint.contains("50 of 50 connections were lost on the way"),
+        "{complaint}"
+    );
+    assert!(said.contains("FAILED") && said.contains("withheld"), "{said}");
+    let text = std::fs::read(&file).expect("the result was written all the same");
+    std::fs::remove_file(&file).expect("it is ours");
+    let ResultFile::Run(run) = serde_json::from_slice(&text).expect("a result") else {
+        panic!("one run was asked for");
+    };
+    assert_eq!(run.saturation.verdict, Verdict::Failed);
+}
+
+#[test]
+fn a_rate_that_nobody_can_keep_ends_in_time_and_is_invalid() {
+    let server = Server::start(&[]);
+    let began = Instant::now();
+    let output = loadtest(&[
+        "latency",
+        "--url",
+        &server.url(),
+        "--rate",
+        "1e9",
+        "--warmup",
+        "0",
+        "--duration",
+        "0.5",
+        "--quiet",
+    ]);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{complaint}");
+    assert!(complaint.contains("after they were due"), "{complaint}");
+    // The changes that were sent may still be answered for a while.
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::page::{self, Cell, faint, heading, table};
 use super::run_page::{LATENCY_COLUMNS, latency_chart, latency_row};
 use crate::metric::Metric;
 use crate::result::{
-    AssertionOutcome, Better, ComparedMetric, ComparedServer, ComparedValue, Comparison, Latency, RunResult, Verdict,
+    AssertionOutcome, Better, ComparedMetric, ComparedServer, ComparedValue, Comparison, Latency, RunResult,
 };
 
 /// Metrics with bars; the table has all of them.
@@ -81,7 +81,7 @@ fn servers_table(comparison: &Comparison) -> Option<Element> {
         let saturated = server
             .runs
             .iter()
-            .filter(|run| run.saturation.verdict == Verdict::Saturated)
+            .filter(|run| run.saturation.verdict.withholds())
             .count();
         Some(vec![
             Cell::new(&server.name),
@@ -241,10 +241,7 @@ fn latencies(comparison: &Comparison) -> Vec<Element> {
 
 /// The valid round in the middle by p99: a whole curve of one round, not a mixture that nobody measured.
 fn middle_round<'a>(server: &'a ComparedServer, name: &str) -> Option<&'a Latency> {
-    let valid = server
-        .runs
-        .iter()
-        .filter(|run| run.saturation.verdict != Verdict::Saturated);
+    let valid = server.runs.iter().filter(|run| !run.saturation.verdict.withholds());
     let mut latencies: Vec<&Latency> = valid.filter_map(|run| run.latencies.get(name)).collect();
     latencies.sort_by(|left, right| left.p99_us.total_cmp(&right.p99_us));
     latencies.get(latencies.len().saturating_sub(1) / 2).copied()

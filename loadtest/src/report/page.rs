@@ -114,13 +114,17 @@ pub fn table(caption: &str, columns: &[&str], rows: &[Vec<Cell>]) -> Option<Elem
 
 /// Warnings that figures say nothing, that they may not, or that nobody checked.
 pub fn saturation_warnings(runs: &[&RunResult]) -> Vec<Element> {
-    let is_saturated = |run: &RunResult| run.saturation.verdict == Verdict::Saturated;
-    let saturated = remarks(runs, |run| is_saturated(run));
+    let failed = remarks(runs, |run| run.saturation.verdict == Verdict::Failed);
+    let saturated = remarks(runs, |run| run.saturation.verdict == Verdict::Saturated);
     let doubtful = remarks(runs, |run| {
         let saturation = &run.saturation;
-        !is_saturated(run) && (saturation.verdict == Verdict::Allowed || !saturation.reasons.is_empty())
+        !saturation.verdict.withholds() && (saturation.verdict == Verdict::Allowed || !saturation.reasons.is_empty())
     });
     let mut warnings = Vec::new();
+    if !failed.is_empty() {
+        let text = "Rates, times and costs of such a run are withheld.";
+        warnings.push(warning("The run failed", text, &failed));
+    }
     if !saturated.is_empty() {
         let text = "Rates, times and costs of such a run say nothing about the server and are withheld.";
         warnings.push(warning("The load tester was the limit", text, &saturated));

@@ -6,7 +6,7 @@ use super::figures::{binary_bytes, decimal_bytes, duration_us, grouped, precise,
 use super::markup::Element;
 use super::page::{self, Cell, faint, heading, table};
 use crate::metric::Metric;
-use crate::result::{Latency, MemorySample, RunResult, Slope, Verdict};
+use crate::result::{Latency, MemorySample, RunResult, Slope};
 
 /// Figures at the top of the page, those that the run measured.
 const TILES: [(&str, &str); 14] = [
@@ -312,7 +312,7 @@ pub fn latency_chart<'a>(title: &'a str, lines: &[(usize, &str, &Latency)]) -> L
 }
 
 fn latencies(run: &RunResult) -> Vec<Element> {
-    if run.latencies.is_empty() || run.saturation.verdict == Verdict::Saturated {
+    if run.latencies.is_empty() || run.saturation.verdict.withholds() {
         return Vec::new();
     }
     let named = run.latencies.iter().enumerate();
@@ -368,7 +368,7 @@ pub fn latency_row(name: &str, latency: &Latency) -> Vec<Cell> {
 }
 
 fn rates(run: &RunResult) -> Vec<Element> {
-    if run.rates.is_empty() || run.saturation.verdict == Verdict::Saturated {
+    if run.rates.is_empty() || run.saturation.verdict.withholds() {
         return Vec::new();
     }
     let line = |name: &str, colour: usize, of: fn(&crate::result::RateSample) -> f64| Series {
@@ -437,7 +437,7 @@ fn rates(run: &RunResult) -> Vec<Element> {
 }
 
 fn cpu(run: &RunResult) -> Vec<Element> {
-    let is_valid = run.saturation.verdict != Verdict::Saturated;
+    let is_valid = !run.saturation.verdict.withholds();
     let us = |us: Option<f64>| Cell::figure(us.filter(|_| is_valid).map(duration_us));
     let server: Vec<Vec<Cell>> = run
         .cpu

@@ -44,7 +44,7 @@ fn run_lines(run: &RunResult) -> Vec<String> {
             Err(Missing::NotMeasured) => {}
         }
     }
-    if run.saturation.verdict != Verdict::Saturated {
+    if !run.saturation.verdict.withholds() {
         for (name, latency) in &run.latencies {
             let times = [
                 ("p50", latency.p50_us),
@@ -91,6 +91,7 @@ fn verdict_lines(run: &RunResult) -> Vec<String> {
     let saturation = &run.saturation;
     let headline = match saturation.verdict {
         Verdict::Saturated => "INVALID: the load tester was the limit; rates, times and costs are withheld",
+        Verdict::Failed => "FAILED: rates, times and costs are withheld",
         Verdict::Unknown => "WARNING: the load tester's own CPU was not measured",
         Verdict::Valid if saturation.reasons.is_empty() => return Vec::new(),
         Verdict::Valid | Verdict::Allowed => "WARNING: the load tester may have been the limit",

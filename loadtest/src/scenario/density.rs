@@ -7,7 +7,7 @@ use crate::measure::{self, SlopeRange};
 use crate::options::Density;
 use crate::result::RunResult;
 use crate::run::{Prepared, Run};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use std::time::Duration;
 
 /// Memory is read so often at each count; the slope takes the medians.
@@ -21,11 +21,6 @@ const BROADCAST_PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// No connection became ready; a worker failed; the server's process has ended.
 pub fn run(options: &Density, prepared: Prepared) -> Result<RunResult> {
-    let subscribers = options.broadcast_subscribers;
-    ensure!(
-        subscribers < options.connections,
-        "--broadcast-subscribers must be fewer than --connections"
-    );
     let mut run = Run::begin("density", &options.common, layout(options), prepared)?;
     // Late edits spoil their own latencies, but neither the memory nor the CPU of idle connections.
     run.keeps_schedule = false;

@@ -10,7 +10,7 @@ use crate::layout::Layout;
 use crate::options::{Durable, Timing};
 use crate::result::{Latency, Messages, RunResult, new_histogram};
 use crate::run::{Prepared, Run};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 /// The lone client and the bare commits take turns so often, so that both see the same moods of the disk.
 const TURNS: u32 = 4;
@@ -23,10 +23,6 @@ const PAUSE_SECONDS: f64 = 0.1;
 /// # Errors
 /// An unusable database URL; no connection became ready; a worker failed; the server's process has ended.
 pub fn run(options: &Durable, prepared: Prepared) -> Result<RunResult> {
-    ensure!(
-        options.documents >= options.connections,
-        "--documents must not be less than --connections, so that every connection has documents of its own"
-    );
     let mut commits = match &options.database_url {
         Some(url) => Some(Commits::open(url, options.shape.payload as usize)?),
         None => None,

@@ -10,7 +10,7 @@ use crate::control::{Abilities, Group, Tally};
 use crate::measure;
 use crate::options::Scenario;
 use crate::probe;
-use crate::result::RunResult;
+use crate::result::{RunResult, Verdict};
 use crate::run::Prepared;
 use crate::sockets;
 use anyhow::Result;
@@ -22,8 +22,9 @@ use anyhow::Result;
 pub fn run(scenario: &Scenario) -> Result<RunResult> {
     let common = scenario.common();
     let prepared = probe::prepare(common)?;
-    if !missing(scenario, &prepared.abilities).is_empty() {
-        return Ok(not_measured(scenario, prepared));
+    let missing = missing(scenario, &prepared.abilities);
+    if !missing.is_empty() {
+        return Ok(not_measured(scenario, prepared, &missing));
     }
     match scenario {
         Scenario::Density(options) => density::run(options, prepared),
@@ -49,6 +50,10 @@ fn missing(scenario: &Scenario, abilities: &Abilities) -> Vec<&'static str> {
         _ => false,
     };
     let mut missing = Vec::new();
+    // Connections that the server keeps waiting are not what an idle connection costs.
+    if matches!(scenario, Scenario::Density(options) if !options.no_subscribe) && !abilities.subscribe {
+        missing.push("subscribe");
+    }
     if needs_ack && !abilities.ack {
         missing.push("ack");
     }
@@ -59,7 +64,7 @@ fn missing(scenario: &Scenario, abilities: &Abilities) -> Vec<&'static str> {
 }
 
 /// The result of a scenario that a server cannot take part in: what it cannot do, and no figures.
-fn not_measured(scenario: &Scenario, prepared: Prepared) -> RunResult {
+fn not_measured(scenario: &Scenario, prepared: Prepared, missing: &[&str]) -> RunResult {
     let common = scenario.common();
     let mut result = RunResult::new(scenario.name());
     result.started_at_unix_ms = sockets::unix_ms();
@@ -68,6 +73,12 @@ fn not_measured(scenario: &Scenario, prepared: Prepared) -> RunResult {
     result.server.name.clone_from(&common.name);
     result.server.dialect = format!("{}/{}", common.dialect.name(), common.encoding.name());
     result.unsupported = prepared.unsupported;
+    result.saturation.verdict = Verdict::Failed;
+    let steps = missing.join(", ");
+    result
+        .saturation
+        .reasons
+        .push(format!("nothing was measured: the server does not do {steps}"));
     result
 }
 

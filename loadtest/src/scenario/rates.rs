@@ -6,7 +6,7 @@ use crate::layout::Layout;
 use crate::options::{Latency, Mixed};
 use crate::result::RunResult;
 use crate::run::{Prepared, Run};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 /// `latency`: writers share documents, so that every change is delivered to the other connections of its document too.
 ///
@@ -97,10 +97,6 @@ fn cast(options: &Mixed) -> Cast {
 /// # Errors
 /// As [`latency`].
 pub fn mixed(options: &Mixed, prepared: Prepared) -> Result<RunResult> {
-    ensure!(
-        options.documents <= options.editors && options.documents <= options.typists,
-        "--documents must not be more than --editors or --typists, so that every document has a writer"
-    );
     let Cast { groups, mut acting } = cast(options);
     // A server without texts or presence is measured without them; the result says so.
     let abilities = prepared.abilities;

@@ -10,6 +10,9 @@ use crate::sockets;
 use crate::stamp::Stamp;
 use synckit_server::protocol::Kind;
 
+/// Changes of one group that are written in one turn.
+const DUE_MAX: usize = 1_000;
+
 impl Engine {
     /// The WebSocket stands: on with authentication.
     pub(super) fn upgraded(&mut self, slot: u32) {
@@ -201,14 +204,15 @@ impl Engine {
         }
     }
 
-    /// Everything whose time has come.
+    /// What has become due, at most [`DUE_MAX`] of each group: behind a schedule that cannot be kept, arrivals and orders are
+    /// handled all the same, and the lag tells the rest.
     pub(super) fn write_due(&mut self) {
         for index in 0..self.groups.len() {
-            while let Some((place, due_ns)) = self.groups[index]
-                .acting
-                .as_mut()
-                .and_then(|acting| acting.take_due(self.now_ns))
-            {
+            for _ in 0..DUE_MAX {
+                let acting = self.groups[index].acting.as_mut();
+                let Some((place, due_ns)) = acting.and_then(|acting| acting.take_due(self.now_ns)) else {
+                    break;
+                };
                 let slot = self.groups[index].from + place;
                 if self.connections[slot as usize].step != Step::Ready {
                     continue;
