@@ -110,7 +110,7 @@ impl Assertion {
     pub fn check(&self, result: &RunResult) -> AssertionOutcome {
         let measured = self.metric.read(result).map_err(|missing| match missing {
             Missing::NotMeasured => "not measured in this run",
-            Missing::Saturated => "the load tester was saturated, so this figure is withheld",
+            Missing::Withheld => "the figures of this run are invalid, so this one is withheld",
         });
         self.outcome(self.expression.clone(), measured)
     }
@@ -251,7 +251,7 @@ mod tests {
             saturated.assertions[0]
                 .reason
                 .as_deref()
-                .is_some_and(|reason| reason.contains("saturated"))
+                .is_some_and(|reason| reason.contains("withheld"))
         );
     }
 

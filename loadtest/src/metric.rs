@@ -34,8 +34,8 @@ pub enum Metric {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     NotMeasured,
-    /// The load tester was the limit, so the figure would say nothing about the server.
-    Saturated,
+    /// The figure would say nothing about the server ([`crate::result::Verdict::withholds`]).
+    Withheld,
 }
 
 /// A metric that every run has, measured or not.
@@ -181,7 +181,7 @@ impl Metric {
         };
         let figure = figure.filter(|figure| figure.is_finite()).ok_or(Missing::NotMeasured)?;
         if !stands && result.saturation.verdict.withholds() {
-            return Err(Missing::Saturated);
+            return Err(Missing::Withheld);
         }
         Ok(figure)
     }
@@ -497,7 +497,7 @@ mod tests {
             verdict: Verdict::Saturated,
             ..Saturation::default()
         };
-        assert_eq!(read(&run, "acked_per_second"), Err(Missing::Saturated));
+        assert_eq!(read(&run, "acked_per_second"), Err(Missing::Withheld));
         assert_eq!(read(&run, "acked"), Ok(100.0));
         assert_eq!(read(&run, "lost"), Err(Missing::NotMeasured));
     }

@@ -324,16 +324,13 @@ impl Run {
 
     /// A process that handles messages for next to nothing is not the server, but a parent or a stranger.
     fn judge_server(&mut self, cpu: &ServerCpu) {
-        let is_idle = cpu.us_per_message.is_some_and(|us| us < MESSAGE_US_MIN);
-        if let Some(pid) = self
-            .common
-            .pid
-            .filter(|_| is_idle && cpu.messages >= Some(MESSAGES_MIN))
-        {
+        let (Some(pid), Some(messages), Some(us)) = (self.common.pid, cpu.messages, cpu.us_per_message) else {
+            return;
+        };
+        if messages >= MESSAGES_MIN && us < MESSAGE_US_MIN {
             self.failed(format!(
-                "--pid {pid}: this process used {:.0} µs for {} messages; it is not the server",
-                cpu.total_us,
-                cpu.messages.unwrap_or(0)
+                "--pid {pid}: this process used {:.0} µs for {messages} messages; it is not the server",
+                cpu.total_us
             ));
         }
     }

@@ -51,24 +51,29 @@ impl<'a> Write<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClockView<'a> {
     entries: &'a [(&'a str, u64)],
+    /// Greater values do not count.
+    countable_max: u64,
 }
 
 impl<'a> ClockView<'a> {
     /// A view of parsed entries.
     pub fn new(entries: &'a [(&'a str, u64)]) -> Self {
-        Self { entries }
+        Self {
+            entries,
+            countable_max: u64::MAX,
+        }
     }
 
-    /// The greatest value up to `countable_max`; 0 if there is none.
-    fn greatest(self, countable_max: u64) -> u64 {
+    /// The greatest value that counts; 0 if there is none.
+    fn greatest(self) -> u64 {
         let values = self.entries.iter().map(|entry| entry.1);
-        values.filter(|&value| value <= countable_max).max().unwrap_or(0)
+        values.filter(|&value| value <= self.countable_max).max().unwrap_or(0)
     }
 
     /// The value of one entry, if it counts. The last of equal names counts, as in every JSON parser that clients use.
-    fn entry(self, name: &str, countable_max: u64) -> Option<u64> {
+    fn entry(self, name: &str) -> Option<u64> {
         let entry = self.entries.iter().rfind(|entry| entry.0 == name)?;
-        (entry.1 <= countable_max).then_some(entry.1)
+        (entry.1 <= self.countable_max).then_some(entry.1)
     }
 }
 
@@ -150,7 +155,6 @@ pub(super) struct Stamped<'a> {
     /// `ts_op`, capped; server time if there is none.
     pub timestamp_ms: u64,
     clock: ClockView<'a>,
-    countable_max: u64,
 }
 
 impl<'a> Stamped<'a> {
@@ -163,25 +167,26 @@ impl<'a> Stamped<'a> {
                 client_id: None,
                 timestamp_ms: now_unix_ms,
                 clock: ClockView::default(),
-                countable_max,
             },
             Write::Stamped {
                 timestamp_ms,
                 clock,
                 client_id,
                 ..
-            } => Self {
-                greatest: clock.greatest(countable_max),
-                own: clock.entry(client_id, countable_max).unwrap_or(0),
-                client_id: Some(client_id),
-                timestamp_ms: match timestamp_ms {
-                    // The cast saturates, and what is too far ahead is cut back anyway.
-                    Some(ms) if ms.is_finite() && ms > 0.0 => (ms as u64).min(now_unix_ms + TIMESTAMP_LEAD_MAX_MS),
-                    _ => now_unix_ms,
-                },
-                clock,
-                countable_max,
-            },
+            } => {
+                let clock = ClockView { countable_max, ..clock };
+                Self {
+                    greatest: clock.greatest(),
+                    own: clock.entry(client_id).unwrap_or(0),
+                    client_id: Some(client_id),
+                    timestamp_ms: match timestamp_ms {
+                        // The cast saturates, and what is too far ahead is cut back anyway.
+                        Some(ms) if ms.is_finite() && ms > 0.0 => (ms as u64).min(now_unix_ms + TIMESTAMP_LEAD_MAX_MS),
+                        _ => now_unix_ms,
+                    },
+                    clock,
+                }
+            }
         }
     }
 
@@ -192,11 +197,10 @@ impl<'a> Stamped<'a> {
         }
         // Causally newer: it has seen the current value. This keeps a client whose wall clock is slow from losing against
         // what it has already seen, its own writes included.
-        let seen = |name: &str| self.clock.entry(name, self.countable_max);
-        let has_seen_stamp = seen("server").is_some_and(|seen| seen >= record.lam);
+        let has_seen_stamp = self.clock.entry("server").is_some_and(|seen| seen >= record.lam);
         let has_seen_writer = record.author.own > 0
             && record_writer
-                .and_then(|writer| seen(writer))
+                .and_then(|writer| self.clock.entry(writer))
                 .is_some_and(|seen| seen >= record.author.own);
         has_seen_stamp || has_seen_writer
     }

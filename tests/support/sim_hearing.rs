@@ -61,10 +61,10 @@ impl Peer {
         }
         for debt in &self.owed {
             let bound_us = match debt.what {
-                Owed::Pong if self.storage_goes_away => AWAY_US_MAX,
+                Owed::Pong if self.storage_goes_away => UNREAD_US_MAX,
                 Owed::Pong => PONG_US_MAX,
                 _ if self.is_throttled => continue,
-                _ if self.storage_goes_away => AWAY_US_MAX,
+                _ if self.storage_goes_away => UNREAD_US_MAX + AWAY_US_MAX,
                 _ if self.waits_for_storage => STORED_US_MAX,
                 _ => ANSWER_US_MAX,
             };

@@ -20,9 +20,10 @@ const ANSWER_US_MAX: u64 = 3_000_000;
 /// And one that waits for a database: what it does not take within 5 s is refused.
 const STORED_US_MAX: u64 = 6_500_000;
 
-/// The same if that goes away: a write waits 5 s for its document and 5 s for its commit, and as long before that if so much
-/// was under way that its connection was not read.
-const AWAY_US_MAX: u64 = 21_500_000;
+/// The same if that goes away: a write waits 5 s for its document and 5 s for its commit.
+const AWAY_US_MAX: u64 = 10_000_000;
+/// And so long a connection with that much under way is not read (docs/durability.md §3).
+const UNREAD_US_MAX: u64 = AWAY_US_MAX + 1_500_000;
 
 /// Clients look at least so often, while time passes.
 const LOOKING_US_MAX: u64 = 100_000;

@@ -78,7 +78,7 @@ fn servers_table(comparison: &Comparison) -> Option<Element> {
             sum(|run| run.connections.failed_total()),
             sum(|run| run.connections.dropped_total()),
         );
-        let saturated = server
+        let invalid = server
             .runs
             .iter()
             .filter(|run| run.saturation.verdict.withholds())
@@ -88,7 +88,7 @@ fn servers_table(comparison: &Comparison) -> Option<Element> {
             Cell::new(&first.server.dialect),
             Cell::new(first.server.version.as_deref().unwrap_or("–")),
             Cell::new(server.runs.len()),
-            Cell::good(saturated, saturated == 0),
+            Cell::good(invalid, invalid == 0),
             Cell::new(grouped(sum(|run| run.connections.requested))),
             Cell::new(grouped(sum(|run| run.connections.established))),
             Cell::good(grouped(failed), failed == 0),
@@ -102,7 +102,7 @@ fn servers_table(comparison: &Comparison) -> Option<Element> {
         "dialect",
         "version",
         "rounds",
-        "saturated",
+        "invalid",
         "connections asked for",
         "ready",
         "failed",

@@ -40,7 +40,7 @@ fn run_lines(run: &RunResult) -> Vec<String> {
     for metric in figures.filter(|metric| !metric.is_connection_count()) {
         match metric.read(run) {
             Ok(figure) => lines.push(format!("{:<44} {}", metric.name(), with_unit(figure, metric.unit()))),
-            Err(Missing::Saturated) => lines.push(format!("{:<44} withheld", metric.name())),
+            Err(Missing::Withheld) => lines.push(format!("{:<44} withheld", metric.name())),
             Err(Missing::NotMeasured) => {}
         }
     }
