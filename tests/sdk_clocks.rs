@@ -256,11 +256,9 @@ fn a_clock_at_the_bound_leaves_the_document_usable() {
     assert!(seen > 1 << 50);
     let clock = json!({"server": seen, "slow": seen + 1});
     write(&mut slow, "slow", 7, clock, support::unix_ms() - 5_000);
-    let echo = slow.take_where("its echo", |message| message.kind == "delta" && message["field"] == "f");
-    assert_eq!(
-        (&echo["value"], &echo["clock"]),
-        (&json!(7), &json!({"slow": seen + 1}))
-    );
+    // The other's write may still have been in its flush window when this client subscribed, and then comes first.
+    let echo = slow.take_where("its echo", |message| message.kind == "delta" && message["value"] == 7);
+    assert_eq!(echo["clock"], json!({"slow": seen + 1}));
     assert_eq!(plain.sync("pushed")["state"]["f"], 7);
 }
 
