@@ -12,11 +12,11 @@ mod text_client;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use support::database::{Postgres, SqliteFile};
-use support::{Server, eventually};
+use support::{Server, Steady, eventually};
 use tungstenite::{Message, WebSocket};
 
 const CLIENTS: u64 = 8;
@@ -59,15 +59,15 @@ struct Author {
     dice: StdRng,
 }
 
-struct Connection(WebSocket<TcpStream>);
+struct Connection(WebSocket<Steady>);
 
 impl Connection {
-    fn open(address: SocketAddr) -> Option<Self> {
-        let stream = TcpStream::connect(address).ok()?;
-        stream.set_nodelay(true).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-        let (socket, _) = tungstenite::client(format!("ws://{address}/ws"), stream).ok()?;
-        Some(Self(socket))
+    fn open(address: SocketAddr) -> Result<Self, String> {
+        let stream = Steady::connect(address, 2 * support::PATIENCE).map_err(|error| format!("{error:?}"))?;
+        let opened = tungstenite::client(format!("ws://{address}/ws"), stream);
+        opened
+            .map(|(socket, _)| Self(socket))
+            .map_err(|error| format!("{error:?}"))
     }
 
     fn send(&mut self, message: &Value) -> Option<()> {
@@ -109,7 +109,7 @@ impl Author {
 
     /// Writes until the connection is gone or `stop` is set.
     fn work(&mut self, address: SocketAddr, stop: &AtomicBool, acks: &AtomicU64) {
-        let Some(mut connection) = Connection::open(address) else {
+        let Ok(mut connection) = Connection::open(address) else {
             return;
         };
         while !stop.load(Ordering::Relaxed) {

@@ -8,9 +8,8 @@ use test_support as support;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::Instant;
-use support::{PATIENCE, Server};
+use support::{PATIENCE, Server, Steady};
 
 const OFFER: &str = "permessage-deflate; client_max_window_bits";
 const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
@@ -23,7 +22,7 @@ struct Frame {
 }
 
 struct Raw {
-    stream: TcpStream,
+    stream: Steady,
     inbound: Vec<u8>,
     agreed: Option<String>,
     received_bytes: usize,
@@ -31,8 +30,7 @@ struct Raw {
 
 impl Raw {
     fn connect(server: &Server, offer: Option<&str>) -> Raw {
-        let mut stream = TcpStream::connect(server.address()).expect("the server accepts");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let mut stream = Steady::connect(server.address(), PATIENCE).expect("the server accepts");
         let line = offer.map_or_else(String::new, |offer| format!("Sec-WebSocket-Extensions: {offer}\r\n"));
         let head = format!(
             "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use support::crowd::{Member, Received};
-use support::{Client, Dialect, Server, frame};
+use support::{Client, Dialect, Server, Steady, frame};
 
 #[test]
 fn random_frames_and_messages_harm_nobody() {
@@ -156,12 +156,11 @@ fn unfinished_and_odd_requests_do_not_tie_the_server_up() {
         stream.write_all(beginning.as_bytes()).expect("sent");
         open.push(stream);
     }
-    let mut endless = TcpStream::connect(server.address()).expect("accepted");
+    let mut endless = Steady::connect(server.address(), support::PATIENCE).expect("accepted");
     endless.write_all(b"GET /health HTTP/1.1\r\n").expect("sent");
     let line = format!("X-Filler: {}\r\n", "x".repeat(1_000));
     let refused = (0..2_000).any(|_| endless.write_all(line.as_bytes()).is_err());
     if !refused {
-        endless.set_read_timeout(Some(support::PATIENCE)).expect("a time-out");
         let mut answer = [0; 12];
         match endless.read(&mut answer) {
             Ok(0) => {}

@@ -6,10 +6,9 @@ use test_support as support;
 
 use serde_json::json;
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 use support::crowd::{Member, Received};
-use support::{Client, Dialect, Server, eventually};
+use support::{Client, Dialect, PATIENCE, Server, Steady, eventually};
 
 fn server(shards: usize) -> Server {
     Server::with()
@@ -38,10 +37,7 @@ fn nothing_overtakes_the_answer_to_the_upgrade() {
             )
             .into_bytes();
             request.extend_from_slice(&behind);
-            let mut stream = TcpStream::connect(server.address()).expect("the server accepts");
-            stream
-                .set_read_timeout(Some(Duration::from_secs(5)))
-                .expect("a time-out");
+            let mut stream = Steady::connect(server.address(), PATIENCE).expect("the server accepts");
             stream.write_all(&request).expect("sent");
             let mut answer = Vec::new();
             let complete = |answer: &[u8]| {

@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use support::tls::{Files, Stream, client_config, stream};
-use support::{PATIENCE, Server, eventually};
+use support::{PATIENCE, Server, Steady, eventually};
 use tungstenite::{Message, WebSocket};
 
 fn websocket(server: &Server, config: &Arc<ClientConfig>) -> WebSocket<Stream> {
@@ -136,8 +136,7 @@ fn whatever_else_arrives_hurts_nobody() {
         let _ = socket.read_to_end(&mut Vec::new());
     }
     // A handshake that stands still is ended by the time limit of the first request.
-    let mut stalled = TcpStream::connect(server.address()).expect("the server accepts");
-    stalled.set_read_timeout(Some(3 * PATIENCE)).expect("a time-out");
+    let mut stalled = Steady::connect(server.address(), 3 * PATIENCE).expect("the server accepts");
     stalled.write_all(hello).expect("sent");
     let end = stalled.read(&mut [0; 16]).map_err(|error| error.kind());
     assert!(matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)), "{end:?}");

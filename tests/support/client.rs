@@ -2,7 +2,7 @@
 
 use super::frame;
 use super::server::Server;
-use super::{PATIENCE, SILENCE, unix_ms};
+use super::{PATIENCE, SILENCE, Steady, unix_ms};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::io;
@@ -149,7 +149,7 @@ pub struct Options<'a> {
 
 /// A connection.
 pub struct Client {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Steady>,
     dialect: Dialect,
     waiting: VecDeque<Message>,
     ending: Option<Ending>,
@@ -176,10 +176,7 @@ impl Client {
                 .headers_mut()
                 .append(name, value.parse().expect("a header value"));
         }
-        let stream = TcpStream::connect(address).expect("the server accepts");
-        stream.set_nodelay(true).expect("no delay");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");
+        let stream = Steady::connect(address, PATIENCE).expect("the server accepts");
         match tungstenite::client(request, stream) {
             Ok((socket, _)) => Ok(Self {
                 socket,
@@ -506,8 +503,5 @@ impl Client {
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

@@ -1,9 +1,9 @@
 //! HTTP/1.1 as plainly as possible: one request per connection.
 
-use super::PATIENCE;
+use super::{PATIENCE, Steady};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 /// A complete answer.
 #[derive(Debug)]
@@ -64,9 +64,7 @@ pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, 
 
 /// Sends bytes as they are and reads one answer.
 pub fn exchange(address: SocketAddr, bytes: &[u8]) -> Response {
-    let mut stream = TcpStream::connect(address).expect("the server accepts");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut stream = Steady::connect(address, PATIENCE).expect("the server accepts");
     // A server may answer (413) and close before it took everything.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();

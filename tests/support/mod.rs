@@ -19,12 +19,14 @@ pub mod node;
 pub mod redis;
 pub mod replica;
 pub mod server;
+pub mod steady;
 pub mod tls;
 pub mod token;
 pub mod watch;
 
 pub use client::{Client, Dialect, Ending, Message};
 pub use server::{Server, ServerBuilder};
+pub use steady::Steady;
 
 use std::time::{Duration, Instant};
 

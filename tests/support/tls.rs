@@ -1,18 +1,17 @@
 //! TLS for tests: a folder with certificates made by openssl, and a rustls client that takes every certificate.
 
-use super::PATIENCE;
 use super::server::{Server, ServerBuilder};
+use super::{PATIENCE, Steady};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
 /// A TLS connection.
-pub type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub type Stream = StreamOwned<ClientConnection, Steady>;
 
 /// A folder with `cert.pem` and `key.pem`, removed in the end.
 pub struct Files(PathBuf);
@@ -125,8 +124,7 @@ pub fn client_config() -> Arc<ClientConfig> {
 
 /// Connects; the handshake happens with the first byte.
 pub fn stream(server: &Server, config: &Arc<ClientConfig>) -> Stream {
-    let socket = TcpStream::connect(server.address()).expect("the server accepts");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let socket = Steady::connect(server.address(), PATIENCE).expect("the server accepts");
     let name = ServerName::try_from("localhost").expect("a name");
     StreamOwned::new(ClientConnection::new(config.clone(), name).expect("a client"), socket)
 }
