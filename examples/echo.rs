@@ -78,8 +78,8 @@ fn answer(mut decoder: Decoder<'_, '_>, outgoing: &mut Vec<u8>, mut compression:
     loop {
         match decoder.next() {
             Ok(None) => return true,
-            Ok(Some(Event::Text(text))) => echo(Opcode::Text, text, outgoing, &mut compression),
-            Ok(Some(Event::Binary(bytes))) => echo(Opcode::Binary, bytes, outgoing, &mut compression),
+            Ok(Some(Event::Text(text))) => echo(Opcode::Text, &text, outgoing, &mut compression),
+            Ok(Some(Event::Binary(bytes))) => echo(Opcode::Binary, &bytes, outgoing, &mut compression),
             Ok(Some(Event::Ping(payload))) => outgoing.extend_from_slice(&pong_frame(payload)),
             Ok(Some(Event::Pong(_))) => {}
             Ok(Some(Event::Close(reason))) => {

@@ -13,10 +13,10 @@ use crate::runtime::Mailer;
 use crate::shard::mail::{Mail, Span};
 use crate::text::{Incoming, Merged, TextError, TextLimits, TextState, merge};
 use bytes::Bytes;
+use bytestring::ByteString;
 use crossbeam_channel::{Receiver, bounded};
 use std::borrow::Cow;
 use std::panic::catch_unwind;
-use std::sync::Arc;
 
 /// A state that is to be merged.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub enum Came {
     /// As it stands in a message.
     Json {
         /// The message.
-        text: Arc<str>,
+        text: ByteString,
         /// Where the JSON string stands in it.
         state: Span,
     },

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use support::client::Options;
 use support::crowd::{Member, Received};
 use support::watch::Watch;
-use support::{Client, Dialect, PATIENCE, Server, ServerBuilder, eventually, http, token};
+use support::{Client, Dialect, PATIENCE, Server, ServerBuilder, Steady, eventually, http, token};
 
 /// bcrypt of `right`.
 const HASH_OF_RIGHT: &str = "$2b$10$abcdefghijklmnopqrstuu1VS0P7v3ZJmd2gzBFIzgfN7OOl6Rl52";
@@ -287,12 +287,23 @@ fn block(client: &str, clock: u64, text: &str, left: Value, right: Value) -> Val
     json!([id, {"id": id, "text": text, "left_origin": left, "right_origin": right, "deleted": false}])
 }
 
+/// A batch with a text state.
+fn batch_of(id: &str, state: &str) -> Value {
+    let element = json!({"type": "text-state", "state": state, "clientId": "c"});
+    json!({"documentId": "text", "messageId": id, "deltas": [element]})
+}
+
+/// A text state of as many blocks as a message has room for, which is millions.
+fn state_of_many(block: &str) -> String {
+    let blocks = block.repeat((14 << 20) / block.len());
+    let blocks = blocks.trim_end_matches(',');
+    format!("{{\"blocks\":[{blocks}],\"clock\":{{\"value\":1}},\"client_id\":\"c\"}}")
+}
+
 /// Sends a text state and gives the kind of the answer.
 fn send_state(client: &mut Client, state: &str) -> String {
-    let element = json!({"type": "text-state", "state": state, "clientId": "c"});
     let id = client.fresh_id();
-    let fields = json!({"documentId": "text", "messageId": id, "deltas": [element]});
-    client.say_as(&id, "delta_batch", fields);
+    client.say_as(&id, "delta_batch", batch_of(&id, state));
     let answer = client.take_where("an answer", |m| m["messageId"] == id.as_str() || m.kind == "error");
     while client.next_within(Duration::from_millis(1)).is_some() {}
     answer.kind
@@ -326,15 +337,68 @@ fn text_states_made_to_hurt_change_nothing() {
     // The longest chain that honest typing makes, of 20,000 characters.
     let chain = (1..=20_000).map(|n| block("c", n, "x", if n == 1 { Value::Null } else { at(n - 1) }, Value::Null));
     assert_eq!(send(chain.collect(), 20_000), "ack");
-    // As many blocks as a message has room for, which is millions.
     for block in ["[0,0],", "[{},{}],", "[[],[]],"] {
-        let count = (14 << 20) / block.len();
-        let blocks = block.repeat(count);
-        let blocks = blocks.trim_end_matches(',');
-        let state = format!("{{\"blocks\":[{blocks}],\"clock\":{{\"value\":1}},\"client_id\":\"c\"}}");
-        assert_eq!(send_state(&mut client, &state), "error", "{count} times {block}");
+        assert_eq!(send_state(&mut client, &state_of_many(block)), "error", "{block}");
     }
     watch.finish(&mut server, "text-state bombs", 96 << 10);
+}
+
+/// A text near the bound, which grows, and readers of every dialect who get all of it every time.
+#[test]
+fn large_texts_reach_their_readers_and_slow_nobody_down() {
+    const BLOCKS: u64 = 60_000;
+    let _alone = alone();
+    let mut server = unthrottled();
+    let watch = Watch::over(&server);
+    let mut readers: Vec<Client> = [Dialect::Json, Dialect::Binary, Dialect::Sdk, Dialect::Goc]
+        .map(|dialect| Client::connect(&server, dialect))
+        .into();
+    for reader in &mut readers {
+        reader.subscribe("text");
+    }
+    let mut writer = Client::connect(&server, Dialect::Json);
+    for round in 0..4 {
+        let count = BLOCKS + round;
+        let at = |clock: u64| json!({"client_id": "c", "clock": clock, "offset": 0});
+        let blocks: Vec<Value> = (1..=count)
+            .map(|n| block("c", n, "x", if n == 1 { Value::Null } else { at(n - 1) }, Value::Null))
+            .collect();
+        let state = json!({"blocks": blocks, "clock": {"value": count}, "client_id": "c"});
+        assert_eq!(send_state(&mut writer, &state.to_string()), "ack");
+        for reader in &mut readers {
+            let text = reader.take_where("the text", |message| message.bytes.len() > 1 << 20);
+            assert_eq!(text.kind, "delta_batch");
+        }
+    }
+    watch.finish(&mut server, "large texts", 96 << 10);
+}
+
+/// As above, but in chunks, the last one first, so that nothing can be put together before all are there.
+#[test]
+fn a_long_message_in_chunks_slows_nobody_down() {
+    const CHUNKS: usize = 250;
+    let _alone = alone();
+    let mut server = unthrottled();
+    let watch = Watch::over(&server);
+    let mut client = Client::connect(&server, Dialect::Json);
+    let state = state_of_many("[0,0],");
+    for round in 0..3 {
+        let id = client.fresh_id();
+        let mut batch = batch_of(&id, &state);
+        (batch["type"], batch["id"]) = (json!("delta_batch"), json!(id));
+        let batch = batch.to_string();
+        let parts: Vec<&[u8]> = batch.as_bytes().chunks(batch.len().div_ceil(CHUNKS)).collect();
+        for (index, part) in parts.iter().enumerate().rev() {
+            let data = base64::engine::general_purpose::STANDARD.encode(part);
+            let set = format!("set{round}");
+            let fields = json!({"chunkId": set, "totalChunks": parts.len(), "chunkIndex": index, "data": data});
+            client.say("delta_batch_chunk", fields);
+        }
+        let answer = client.take_where("an answer", |m| m["messageId"] == id.as_str() || m.kind == "error");
+        assert_eq!(answer.kind, "error");
+        assert_ne!(answer["error"], "Invalid chunk", "it was put together");
+    }
+    watch.finish(&mut server, "long messages in chunks", 96 << 10);
 }
 
 #[test]
@@ -527,8 +591,7 @@ fn forged_addresses_fill_no_table_without_end() {
         .env("RATE_LIMIT_PER_MINUTE", 60)
         .start();
     let watch = Watch::over(&server);
-    let mut stream = TcpStream::connect(server.address()).expect("accepted");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut stream = Steady::connect(server.address(), PATIENCE).expect("accepted");
     let mut piece = [0; 64 << 10];
     // An address of its own for each request, some behind lists of them.
     for round in 0..ROUNDS {
@@ -542,10 +605,7 @@ fn forged_addresses_fill_no_table_without_end() {
         let writer = std::thread::spawn(move || writing.write_all(volley.as_bytes()));
         let (mut answers, mut answered, mut looked_at) = (Vec::new(), 0, 0);
         while answered < VOLLEY {
-            let read = match stream.read(&mut piece) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                read => read.expect("answers"),
-            };
+            let read = stream.read(&mut piece).expect("answers");
             assert!(read > 0, "closed after {answered} answers of round {round}");
             answers.extend_from_slice(&piece[..read]);
             let heads = answers[looked_at..].windows(12);

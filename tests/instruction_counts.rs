@@ -96,7 +96,7 @@ fn read(rounds: u64) {
             let Event::Text(text) = event else {
                 panic!("text frames only")
             };
-            let message = parse(text, true).expect("a valid message");
+            let message = parse(&text, true).expect("a valid message");
             black_box(&message);
         }
     }

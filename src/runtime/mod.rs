@@ -9,9 +9,11 @@
 //!   `ordinary` (epoll, any kernel glommio runs on). Same behaviour, both tested.
 //! - `mesh`: mailboxes and doorbells between shards, and [`Mailer`] for other threads.
 //! - `listen`, `probe`, `error`: starting, and explaining why not.
+//! - `allocator`: what memory the process gets, and from whom.
 //!
 //! Limits: 1,023 shards and 2^24 connections per shard (what a session reference can name).
 
+pub mod allocator;
 mod direct;
 mod driver;
 mod engine;

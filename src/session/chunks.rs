@@ -20,6 +20,63 @@ pub struct Chunk<'a> {
 #[error("invalid chunk")]
 pub struct InvalidChunk;
 
+/// All parts of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// In their order; none is missing.
+    parts: Vec<Option<Vec<u8>>>,
+    /// Of all of them.
+    bytes: usize,
+}
+
+impl Parts {
+    /// How many bytes the whole message has.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The parts of a long message while they are put together.
+#[derive(Debug)]
+pub struct Gathering {
+    whole: Vec<u8>,
+    rest: std::iter::Flatten<std::vec::IntoIter<Option<Vec<u8>>>>,
+    bytes: usize,
+}
+
+impl Gathering {
+    /// Nothing has been put together yet.
+    pub fn begin(parts: Parts) -> Gathering {
+        Gathering {
+            whole: Vec::with_capacity(parts.bytes),
+            rest: parts.parts.into_iter().flatten(),
+            bytes: parts.bytes,
+        }
+    }
+
+    /// How many bytes the whole message has.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Puts parts together until these have `bytes_max` bytes or more. Returns whether none is left.
+    pub fn step(&mut self, bytes_max: usize) -> bool {
+        let stop = self.whole.len().saturating_add(bytes_max);
+        while self.whole.len() < stop {
+            match self.rest.next() {
+                Some(part) => self.whole.extend_from_slice(&part),
+                None => return true,
+            }
+        }
+        false
+    }
+
+    /// What has been put together.
+    pub fn finish(self) -> Vec<u8> {
+        self.whole
+    }
+}
+
 #[derive(Debug)]
 struct ChunkSet {
     id: Box<str>,
@@ -45,9 +102,9 @@ impl ChunkSets {
         self.sets.is_empty()
     }
 
-    /// Adds a part; returns the whole message when it was the last one missing. `bytes_max` bounds the whole message,
+    /// Adds a part; returns all of them, in order, when it was the last one missing. `bytes_max` bounds the whole message,
     /// and what all open sets hold together.
-    pub fn add(&mut self, chunk: Chunk<'_>, now_us: u64, bytes_max: usize) -> Result<Option<Vec<u8>>, InvalidChunk> {
+    pub fn add(&mut self, chunk: Chunk<'_>, now_us: u64, bytes_max: usize) -> Result<Option<Parts>, InvalidChunk> {
         self.expire(now_us);
         let id = chunk.set;
         let result = self.try_add(chunk, now_us, bytes_max);
@@ -57,7 +114,7 @@ impl ChunkSets {
         result
     }
 
-    fn try_add(&mut self, chunk: Chunk<'_>, now_us: u64, bytes_max: usize) -> Result<Option<Vec<u8>>, InvalidChunk> {
+    fn try_add(&mut self, chunk: Chunk<'_>, now_us: u64, bytes_max: usize) -> Result<Option<Parts>, InvalidChunk> {
         let valid = (1..=CHUNKS_MAX).contains(&chunk.total) && chunk.index < chunk.total;
         if !valid || chunk.set.is_empty() || chunk.set.len() > CHUNK_ID_BYTES_MAX {
             return Err(InvalidChunk);
@@ -89,7 +146,10 @@ impl ChunkSets {
             return Ok(None);
         }
         let set = self.sets.swap_remove(position);
-        Ok(Some(set.parts.into_iter().flatten().flatten().collect()))
+        Ok(Some(Parts {
+            bytes: set.bytes(),
+            parts: set.parts,
+        }))
     }
 
     /// Discards sets that have been idle too long.
@@ -122,8 +182,13 @@ mod tests {
             Ok(None),
             "a repeated index replaces"
         );
-        assert_eq!(sets.add(chunk("a", 3, 1, b"b"), 0, 100), Ok(Some(b"abc".to_vec())));
+        let parts = sets.add(chunk("a", 3, 1, b"bb"), 0, 100).unwrap().expect("all parts");
         assert!(sets.is_empty());
+        assert_eq!(parts.bytes(), 4);
+        let mut gathering = Gathering::begin(parts);
+        let steps: Vec<bool> = (0..4).map(|_| gathering.step(1)).collect();
+        assert_eq!(steps, [false, false, false, true]);
+        assert_eq!(gathering.finish(), b"abbc");
     }
 
     #[test]

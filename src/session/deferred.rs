@@ -1,19 +1,9 @@
 //! Messages of one connection that wait: for authentication (docs/protocol.md §7.4), for the rate limit (§17.4), or
 //! because the connection moves to another shard. Order is kept: while one waits, all later ones wait behind it.
 
+use super::received::OwnedMessage;
 use crate::limits::DEFERRED_MESSAGE_OVERHEAD_BYTES;
 use std::collections::VecDeque;
-
-/// A received WebSocket message, kept whole.
-#[derive(Debug, PartialEq, Eq)]
-pub struct OwnedMessage {
-    /// Its bytes.
-    pub bytes: Box<[u8]>,
-    /// It came as text.
-    pub is_text: bool,
-    /// It has been counted for the rate limit already.
-    pub paid: bool,
-}
 
 /// The queue with its cost and the state of throttling.
 #[derive(Debug, Default)]

@@ -1,11 +1,14 @@
 //! A message of one connection that takes more than one turn (docs/architecture.md, "The hot path"). While it lasts
 //! nothing else of the connection is looked at, so order is kept; others have their turns in between.
 
+use super::chunks::Gathering;
+use super::received::OwnedMessage;
 use crate::document::index::Index;
 use crate::json::Raw;
 use crate::limits::{MAP_STEP_BYTES, MAP_STEP_MEMBERS};
 use crate::protocol::LongParse;
 use crate::shard::mail::{DocumentId, RequestId, Span};
+use bytestring::ByteString;
 use hashbrown::DefaultHashBuilder;
 use std::hash::BuildHasher;
 use std::ops::Range;
@@ -13,6 +16,8 @@ use std::ops::Range;
 /// Where such a message is.
 #[derive(Debug)]
 pub enum Long {
+    /// It came in chunks, which are put together; then the request with this id asks for what stands in it.
+    Gathering(Gathering, RequestId),
     /// Its JSON is being checked.
     Reading(Reading),
     /// Its elements leave for their homes.
@@ -23,7 +28,8 @@ impl Long {
     /// What it holds of the message.
     pub fn bytes(&self) -> usize {
         match self {
-            Long::Reading(reading) => reading.bytes.len(),
+            Long::Gathering(gathering, _) => gathering.bytes(),
+            Long::Reading(reading) => reading.message.bytes.len(),
             Long::Writing(writing) => writing.deltas.len(),
         }
     }
@@ -32,12 +38,8 @@ impl Long {
 /// A message whose JSON is being checked.
 #[derive(Debug)]
 pub struct Reading {
-    /// Its bytes.
-    pub bytes: Box<[u8]>,
-    /// It came as text.
-    pub is_text: bool,
-    /// It has been counted for the rate limit.
-    pub paid: bool,
+    /// The message.
+    pub message: OwnedMessage,
     /// It came in chunks: then it must be a batch, or the request with this id is refused.
     pub chunked: Option<RequestId>,
     /// How far it has been read.
@@ -49,16 +51,18 @@ pub struct Reading {
 pub struct Writing {
     /// The document it is for.
     pub document: DocumentId,
-    /// The JSON array of its elements, or its map, whose text was validated; empty if there is nothing more to send.
-    pub deltas: Box<str>,
-    /// Places of long values in it.
+    /// Its JSON text, which was validated.
+    pub text: ByteString,
+    /// Where the array of its elements, or its map, stands in the text; empty if there is nothing more to send.
+    pub deltas: Range<usize>,
+    /// Places of long values in `deltas`.
     pub long_values: Vec<Range<usize>>,
-    /// How far it has been read.
+    /// How far `deltas` have been read.
     pub position: usize,
-    /// The request's id and the id to acknowledge, as JSON.
-    pub id: RequestId,
-    /// See `id`.
-    pub message_id: RequestId,
+    /// Where the request's id stands in the text.
+    pub id: Option<Span>,
+    /// Where the id to acknowledge stands in the text.
+    pub message_id: Option<Span>,
     /// A `delta_batch` rather than a `delta`.
     pub is_batch: bool,
     /// Elements so far.
@@ -80,8 +84,10 @@ pub struct Writing {
 pub struct MapReading {
     /// The document it is for.
     pub document: DocumentId,
-    /// Where it stands in [`Writing::deltas`].
+    /// Where it stands in the message's text.
     pub place: Range<usize>,
+    /// From where in the text the places of its names and values count.
+    pub origin: usize,
     position: usize,
     fields: Vec<(Span, Option<Span>)>,
     index: Index,
@@ -90,10 +96,11 @@ pub struct MapReading {
 
 impl MapReading {
     /// Nothing has been read yet.
-    pub fn begin(document: DocumentId, place: Range<usize>) -> MapReading {
+    pub fn begin(document: DocumentId, place: Range<usize>, origin: usize) -> MapReading {
         MapReading {
             document,
             place,
+            origin,
             position: 0,
             fields: Vec::new(),
             index: Index::default(),
@@ -101,16 +108,15 @@ impl MapReading {
         }
     }
 
-    /// Reads some members; `deltas` is [`Writing::deltas`]. Once nothing is left, gives the places of names and values in
-    /// the map's text.
-    pub fn step(&mut self, deltas: &str) -> Option<Vec<(Span, Option<Span>)>> {
-        let text = &deltas[self.place.clone()];
+    /// Reads some members; `text` is [`Writing::text`]. Once nothing is left, gives the places of names and values.
+    pub fn step(&mut self, text: &str) -> Option<Vec<(Span, Option<Span>)>> {
+        let (map, text) = (&text[self.place.clone()], &text[self.origin..]);
         let span = |part: &str| {
             let start = part.as_ptr() as usize - text.as_ptr() as usize;
             start as u32..(start + part.len()) as u32
         };
         let at = |span: &Span| &text[span.start as usize..span.end as usize];
-        let Some(mut members) = Raw::from_kept(text).members_from(self.position) else {
+        let Some(mut members) = Raw::from_kept(map).members_from(self.position) else {
             return Some(Vec::new());
         };
         let (hasher, from) = (&self.hasher, self.position);
@@ -157,7 +163,7 @@ mod tests {
             let map = format!("{{{}}}", (0..2 * names).map(member).collect::<Vec<_>>().join(","));
             validate(map.as_bytes()).expect("an object");
             let deltas = format!("[{map}]");
-            let mut reading = MapReading::begin("d".into(), 1..1 + map.len());
+            let mut reading = MapReading::begin("d".into(), 1..1 + map.len(), 1);
             let mut steps = 1;
             let fields = loop {
                 if let Some(fields) = reading.step(&deltas) {

@@ -9,6 +9,7 @@ pub mod deferred;
 pub mod long;
 pub mod outbox;
 pub mod rate;
+pub mod received;
 pub mod spares;
 pub mod subscriptions;
 

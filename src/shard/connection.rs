@@ -12,9 +12,9 @@ use crate::limits::{
     UNAUTHENTICATED_MESSAGE_BYTES_MAX,
 };
 use crate::protocol::{Fault, Style};
-use crate::session::deferred::OwnedMessage;
 use crate::session::outbox::Origin;
 use crate::session::rate::TokenBucket;
+use crate::session::received::Received;
 use crate::session::subscriptions::Subscriptions;
 use crate::session::{Extra, Flags, HttpState, Interest, Session, Stage};
 use crate::websocket::{self, Decoder, Event, Partial, Violation};
@@ -281,8 +281,8 @@ impl Shard {
         match event {
             Event::Close(reason) => self.peer_closed(slot, reason.map(|reason| reason.code)),
             _ if closing => {}
-            Event::Text(bytes) => return self.message(slot, bytes, true),
-            Event::Binary(bytes) => return self.message(slot, bytes, false),
+            Event::Text(payload) => return self.message(slot, payload, true),
+            Event::Binary(payload) => return self.message(slot, payload, false),
             Event::Ping(payload) => {
                 let frame = websocket::pong_frame(payload);
                 if let Some(outbox) = self.outbox(slot) {
@@ -439,13 +439,9 @@ impl Shard {
     }
 
     /// Puts a message aside and asks for the move to `to`.
-    pub(super) fn defer_for_move(&mut self, slot: Slot, bytes: &[u8], is_text: bool, to: ShardId) -> Next {
+    pub(super) fn defer_for_move(&mut self, slot: Slot, received: Received<'_>, to: ShardId) -> Next {
         if let Some(session) = self.sessions.at_mut(slot) {
-            session.extra().deferred.push_front(OwnedMessage {
-                bytes: bytes.into(),
-                is_text,
-                paid: true,
-            });
+            session.extra().deferred.push_front(received.paid().keep());
         }
         Next::Move(to)
     }

@@ -11,19 +11,31 @@ use crate::limits::{
     THROTTLED_PAUSE_US, THROTTLED_REFUSALS_MAX,
 };
 use crate::protocol::{Encoding, Fault, Kind, Message, Refused, Style, parse};
-use crate::session::deferred::OwnedMessage;
+use crate::session::received::{OwnedMessage, Received};
 use crate::session::{Flags, Stage};
+use crate::websocket::Payload;
 
 impl Shard {
     /// A message as it arrived.
-    pub(super) fn message(&mut self, slot: Slot, bytes: &[u8], is_text: bool) -> Next {
+    pub(super) fn message(&mut self, slot: Slot, payload: Payload<'_>, is_text: bool) -> Next {
+        if payload.len() <= LONG_MESSAGE_BYTES {
+            return match self.is_behind_others(slot) {
+                true => self.message_behind_others(slot, Received::lent(&payload, is_text)),
+                false => self.handle(slot, Received::lent(&payload, is_text)),
+            };
+        }
+        let message = OwnedMessage {
+            bytes: payload.into_bytes(),
+            is_text,
+            paid: false,
+        };
         if self.is_behind_others(slot) {
-            return self.message_behind_others(slot, bytes, is_text);
+            return self.message_behind_others(slot, message.lend());
         }
-        if bytes.len() > LONG_MESSAGE_BYTES && self.begin_long(slot, bytes, is_text, false, None) {
-            return Next::Continue;
+        match self.begin_long(slot, message.lend(), None) {
+            true => Next::Continue,
+            false => self.handle(slot, message.lend()),
         }
-        self.handle(slot, bytes, is_text, false)
     }
 
     /// Whether messages wait, so that a new one must wait behind them.
@@ -34,32 +46,33 @@ impl Shard {
 
     /// A message while others wait. Those that need no turn are handled at once, `auth` before authentication among
     /// them.
-    fn message_behind_others(&mut self, slot: Slot, bytes: &[u8], is_text: bool) -> Next {
+    fn message_behind_others(&mut self, slot: Slot, received: Received<'_>) -> Next {
         let authenticated = self
             .sessions
             .at(slot)
             .is_some_and(|session| session.flags.has(Flags::AUTHENTICATED));
-        if authenticated && bytes.len() > LONG_MESSAGE_BYTES {
-            return self.wait_behind(slot, bytes, is_text);
+        if authenticated && received.bytes().len() > LONG_MESSAGE_BYTES {
+            return self.wait_behind(slot, received);
         }
-        match parse(bytes, is_text) {
+        match parse(received.bytes(), received.is_text) {
             Ok(message) if is_free(message.kind) || (!authenticated && message.kind == Kind::Auth) => {
-                self.handle(slot, bytes, is_text, false)
+                self.handle(slot, received)
             }
-            _ if authenticated => self.wait_behind(slot, bytes, is_text),
-            _ => self.defer_unauthenticated(slot, bytes, is_text),
+            _ if authenticated => self.wait_behind(slot, received),
+            _ => self.defer_unauthenticated(slot, received),
         }
     }
 
-    /// Steps 1–7 of the order. `paid`: the message has been counted for the rate limit.
-    pub(super) fn handle(&mut self, slot: Slot, bytes: &[u8], is_text: bool, paid: bool) -> Next {
+    /// Steps 1–7 of the order.
+    pub(super) fn handle(&mut self, slot: Slot, received: Received<'_>) -> Next {
+        let bytes = received.bytes();
         let limits = &self.context.config.limits;
         let (soft_max, batch_max) = (to_usize(limits.message_bytes_max), to_usize(limits.batch_bytes_max));
         if bytes.len() > soft_max.max(batch_max) {
             self.refuse(slot, None, &Fault::too_large(bytes.len(), soft_max.max(batch_max)));
             return Next::Continue;
         }
-        self.handle_parsed(slot, parse(bytes, is_text), bytes, is_text, paid)
+        self.handle_parsed(slot, parse(bytes, received.is_text), received)
     }
 
     /// [`Shard::handle`] from where the message has been read on.
@@ -67,9 +80,7 @@ impl Shard {
         &mut self,
         slot: Slot,
         parsed: Result<Message<'_>, Refused<'_>>,
-        bytes: &[u8],
-        is_text: bool,
-        paid: bool,
+        received: Received<'_>,
     ) -> Next {
         let limits = &self.context.config.limits;
         let (soft_max, batch_max) = (to_usize(limits.message_bytes_max), to_usize(limits.batch_bytes_max));
@@ -96,12 +107,9 @@ impl Shard {
         } else {
             soft_max
         };
-        if bytes.len() > size_max {
-            self.refuse(
-                slot,
-                message.fields.request_id(),
-                &Fault::too_large(bytes.len(), size_max),
-            );
+        let bytes = received.bytes().len();
+        if bytes > size_max {
+            self.refuse(slot, message.fields.request_id(), &Fault::too_large(bytes, size_max));
             return Next::Continue;
         }
         let authenticated = self
@@ -109,20 +117,20 @@ impl Shard {
             .at(slot)
             .is_some_and(|session| session.flags.has(Flags::AUTHENTICATED));
         if !authenticated && !needs_no_authentication(message.kind) {
-            return self.defer_unauthenticated(slot, bytes, is_text);
+            return self.defer_unauthenticated(slot, received);
         }
-        if authenticated && !paid && !is_free(message.kind) {
+        if authenticated && !received.paid && !is_free(message.kind) {
             if self.is_backlogged(slot) {
-                return self.wait_behind(slot, bytes, is_text);
+                return self.wait_behind(slot, received);
             }
             if !self.take_token(slot) {
-                return self.throttle(slot, bytes, is_text);
+                return self.throttle(slot, received);
             }
         }
-        self.dispatch(slot, message, bytes, is_text)
+        self.dispatch(slot, message, received)
     }
 
-    fn dispatch(&mut self, slot: Slot, message: &Message<'_>, bytes: &[u8], is_text: bool) -> Next {
+    fn dispatch(&mut self, slot: Slot, message: &Message<'_>, received: Received<'_>) -> Next {
         self.metrics.received(message.kind);
         match message.kind {
             Kind::Ping => self.send_pong(slot, message.fields.request_id()),
@@ -138,7 +146,7 @@ impl Shard {
                 );
             }
             Kind::DeltaBatchChunk => return self.chunk_message(slot, message),
-            _ => return self.document_message(slot, message, bytes, is_text),
+            _ => return self.document_message(slot, message, received),
         }
         Next::Continue
     }
@@ -197,7 +205,8 @@ impl Shard {
     }
 
     /// Keeps a message until the connection has authenticated, or refuses it.
-    fn defer_unauthenticated(&mut self, slot: Slot, bytes: &[u8], is_text: bool) -> Next {
+    fn defer_unauthenticated(&mut self, slot: Slot, received: Received<'_>) -> Next {
+        let bytes = received.bytes();
         let Some(session) = self.sessions.at_mut(slot) else {
             return Next::Continue;
         };
@@ -205,15 +214,11 @@ impl Shard {
         let fits = deferred.len() < DEFERRED_UNAUTHENTICATED_MESSAGES_MAX
             && deferred.fits(bytes.len(), usize::MAX, DEFERRED_UNAUTHENTICATED_BYTES_MAX);
         if fits {
-            deferred.push(OwnedMessage {
-                bytes: bytes.into(),
-                is_text,
-                paid: false,
-            });
+            deferred.push(received.keep());
             return Next::Continue;
         }
         self.refuse_deferred(slot);
-        if let Ok(message) = parse(bytes, is_text) {
+        if let Ok(message) = parse(bytes, received.is_text) {
             self.refuse(slot, message.fields.request_id(), &Fault::NOT_AUTHENTICATED);
         }
         Next::Continue
@@ -252,13 +257,13 @@ impl Shard {
 
     /// A message over the rate limit: it waits for its token; when too much waits, reading stops for a while; when that
     /// lasts, messages are refused (protocol §17.4).
-    fn throttle(&mut self, slot: Slot, bytes: &[u8], is_text: bool) -> Next {
+    fn throttle(&mut self, slot: Slot, received: Received<'_>) -> Next {
         self.metrics.throttled += 1;
         if self.context.config.limits.rate_limit_mode == RateLimitMode::Reject {
-            self.reject_over_rate(slot, bytes, is_text);
+            self.reject_over_rate(slot, received);
             return Next::Continue;
         }
-        self.wait_behind(slot, bytes, is_text)
+        self.wait_behind(slot, received)
     }
 
     /// Whether answers wait for the connection to read, so that it gets no further ones for now.
@@ -283,14 +288,14 @@ impl Shard {
     }
 
     /// Puts a message behind those that wait, and stops reading when too much does.
-    fn wait_behind(&mut self, slot: Slot, bytes: &[u8], is_text: bool) -> Next {
+    fn wait_behind(&mut self, slot: Slot, received: Received<'_>) -> Next {
         let now_us = self.now.mono_us;
         let Some(session) = self.sessions.at_mut(slot) else {
             return Next::Continue;
         };
         let deferred = &mut session.extra().deferred;
         let fits = deferred.fits(
-            bytes.len(),
+            received.bytes().len(),
             DEFERRED_THROTTLED_MESSAGES_MAX,
             DEFERRED_THROTTLED_BYTES_MAX,
         );
@@ -298,15 +303,11 @@ impl Shard {
             .full_since_us
             .is_some_and(|since| now_us - since >= THROTTLED_FULL_US);
         if !fits && given_up {
-            self.reject_over_rate(slot, bytes, is_text);
+            self.reject_over_rate(slot, received);
             return Next::Continue;
         }
         // A message that does not fit was read already: it is kept all the same, and nothing more is read.
-        deferred.push(OwnedMessage {
-            bytes: bytes.into(),
-            is_text,
-            paid: false,
-        });
+        deferred.push(received.keep());
         if fits {
             deferred.refusals = 0;
         } else {
@@ -395,10 +396,11 @@ impl Shard {
                 self.schedule_rate_wake(slot);
                 return Next::Continue;
             }
-            if is_long && self.begin_long(slot, &message.bytes, message.is_text, true, None) {
+            let received = message.lend().paid();
+            if is_long && self.begin_long(slot, received, None) {
                 return Next::Continue;
             }
-            let next = self.handle(slot, &message.bytes, message.is_text, true);
+            let next = self.handle(slot, received);
             if next != Next::Continue {
                 return next;
             }
@@ -406,9 +408,10 @@ impl Shard {
         }
     }
 
-    fn reject_over_rate(&mut self, slot: Slot, bytes: &[u8], is_text: bool) {
+    fn reject_over_rate(&mut self, slot: Slot, received: Received<'_>) {
+        let bytes = received.bytes();
         // Whoever is too fast is not worth the time it takes to read a long message.
-        let message = (bytes.len() <= LONG_MESSAGE_BYTES).then(|| parse(bytes, is_text));
+        let message = (bytes.len() <= LONG_MESSAGE_BYTES).then(|| parse(bytes, received.is_text));
         let id = message
             .and_then(Result::ok)
             .and_then(|message| message.fields.request_id());

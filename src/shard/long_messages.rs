@@ -9,8 +9,7 @@
 use super::Shard;
 use super::connection::Next;
 use super::inbound::to_usize;
-use super::mail::{DocumentId, WriteOp};
-use super::requests::message_id_of;
+use super::mail::{DocumentId, RequestId, Span, WriteOp};
 use super::writes::{Common, Places, Sorted};
 use crate::ids::{SessionRef, Slot};
 use crate::json::{LongValues, Raw};
@@ -19,21 +18,16 @@ use crate::limits::{
     PARTIAL_BYTES_TOTAL_MAX,
 };
 use crate::protocol::{Fault, Fields, Kind, LongParse, Message};
+use crate::session::chunks::{Gathering, Parts};
 use crate::session::long::{Long, MapReading, Reading, Writing};
+use crate::session::received::Received;
 use crate::session::{Flags, Stage};
-use std::sync::Arc;
+use bytestring::ByteString;
 
 impl Shard {
-    /// Takes a long message up, unless it is refused whatever stands in it. `paid` as for [`Shard::handle`]; `chunked` as
-    /// in [`Reading`].
-    pub(super) fn begin_long(
-        &mut self,
-        slot: Slot,
-        bytes: &[u8],
-        is_text: bool,
-        paid: bool,
-        chunked: Option<Option<Box<str>>>,
-    ) -> bool {
+    /// Takes a long message up, unless it is refused whatever stands in it. `chunked` as in [`Reading`].
+    pub(super) fn begin_long(&mut self, slot: Slot, received: Received<'_>, chunked: Option<RequestId>) -> bool {
+        let bytes = received.bytes();
         let limits = &self.context.config.limits;
         let bytes_max = to_usize(limits.message_bytes_max.max(limits.batch_bytes_max));
         let Some(session) = self.sessions.at_mut(slot) else {
@@ -46,11 +40,9 @@ impl Shard {
         self.keep_long(
             slot,
             Long::Reading(Reading {
-                bytes: bytes.into(),
-                is_text,
-                paid,
+                message: received.keep(),
                 chunked,
-                parse: LongParse::begin(bytes, is_text),
+                parse: LongParse::begin(bytes, received.is_text),
             }),
         );
         self.continue_long(slot);
@@ -94,6 +86,7 @@ impl Shard {
             return;
         }
         match *long {
+            Long::Gathering(gathering, id) => self.gather_on(slot, gathering, id),
             Long::Reading(reading) => self.read_on(slot, reading),
             Long::Writing(writing) => self.write_on(slot, reference, writing),
         }
@@ -112,17 +105,36 @@ impl Shard {
         }
     }
 
+    /// All chunks of a long message are here.
+    pub(super) fn begin_gathering(&mut self, slot: Slot, parts: Parts, id: RequestId) {
+        self.pause(slot);
+        self.keep_long(slot, Long::Gathering(Gathering::begin(parts), id));
+        self.continue_long(slot);
+    }
+
+    fn gather_on(&mut self, slot: Slot, mut gathering: Gathering, id: RequestId) {
+        if !gathering.step(LONG_MESSAGE_STEP_BYTES) {
+            self.keep_long(slot, Long::Gathering(gathering, id));
+            return self.continue_long(slot);
+        }
+        if let Next::Move(to) = self.whole_message(slot, gathering.finish(), id) {
+            return self.move_connection(slot, to);
+        }
+        self.deliver_local();
+        self.after_long(slot);
+    }
+
     fn read_on(&mut self, slot: Slot, mut reading: Reading) {
-        if !reading.parse.step(&reading.bytes, LONG_MESSAGE_STEP_BYTES) {
+        if !reading.parse.step(&reading.message.bytes, LONG_MESSAGE_STEP_BYTES) {
             self.keep_long(slot, Long::Reading(reading));
             return self.continue_long(slot);
         }
-        let parsed = reading.parse.finish(&reading.bytes);
+        let parsed = reading.parse.finish(&reading.message.bytes);
         if let Some(id) = &reading.chunked
             && !parsed.as_ref().is_ok_and(|message| message.kind == Kind::DeltaBatch)
         {
             self.refuse(slot, id.as_deref().map(Raw::from_kept), &Fault::INVALID_CHUNK);
-        } else if let Next::Move(to) = self.handle_parsed(slot, parsed, &reading.bytes, reading.is_text, reading.paid) {
+        } else if let Next::Move(to) = self.handle_parsed(slot, parsed, reading.message.lend()) {
             return self.move_connection(slot, to);
         }
         self.deliver_local();
@@ -144,82 +156,117 @@ impl Shard {
     }
 
     /// A long batch that has been read: its elements are to leave.
-    pub(super) fn begin_writing(&mut self, slot: Slot, document: DocumentId, message: &Message<'_>) {
-        let deltas = message.fields.deltas.filter(|deltas| deltas.is_array());
-        self.keep_writing(slot, document, &message.fields, deltas.map_or("", Raw::text));
+    pub(super) fn begin_writing(
+        &mut self,
+        slot: Slot,
+        document: DocumentId,
+        message: &Message<'_>,
+        received: Received<'_>,
+    ) {
         let body = Places {
             text: message.body.text(),
         };
-        let Some(inside) = deltas.map(|deltas| body.of(deltas.text())) else {
-            return;
-        };
+        let deltas = message.fields.deltas.filter(|deltas| deltas.is_array());
+        let inside = body.of_raw(deltas).unwrap_or_default();
         let (from, to) = (inside.start as usize, inside.end as usize);
         let known = message
             .long_values
             .iter()
             .filter(|place| from < place.start && place.end < to);
-        let extra = self.sessions.at_mut(slot).and_then(|session| session.extra.as_mut());
-        if let Some(Long::Writing(writing)) = extra.and_then(|extra| extra.long.as_deref_mut()) {
-            writing.long_values = known.map(|place| place.start - from..place.end - from).collect();
-        }
+        let (id, message_id) = body.ids(&message.fields);
+        let writing = Writing {
+            deltas: from..to,
+            long_values: known.map(|place| place.start - from..place.end - from).collect(),
+            ..self.writing(slot, document, received.text_of(message.body), id, message_id)
+        };
+        self.keep_writing(slot, writing);
     }
 
     /// A `delta` whose map is read in steps before it leaves.
-    pub(super) fn begin_long_map(&mut self, slot: Slot, document: DocumentId, fields: &Fields<'_>, map: Raw<'_>) {
-        self.keep_writing(slot, document.clone(), fields, map.text());
+    pub(super) fn begin_long_map(
+        &mut self,
+        slot: Slot,
+        document: DocumentId,
+        message: &Message<'_>,
+        map: Raw<'_>,
+        received: Received<'_>,
+    ) {
+        let body = Places {
+            text: message.body.text(),
+        };
+        let inside = body.of(map.text());
+        let place = inside.start as usize..inside.end as usize;
+        let (id, message_id) = body.ids(&message.fields);
+        let writing = Writing {
+            deltas: place.clone(),
+            is_batch: false,
+            count: 1,
+            began: true,
+            map: Some(Box::new(MapReading::begin(document.clone(), place, 0))),
+            ..self.writing(slot, document, received.text_of(message.body), id, message_id)
+        };
+        self.keep_writing(slot, writing);
         self.pause(slot);
-        let extra = self.sessions.at_mut(slot).and_then(|session| session.extra.as_mut());
-        if let Some(Long::Writing(writing)) = extra.and_then(|extra| extra.long.as_deref_mut()) {
-            (writing.is_batch, writing.count, writing.began) = (false, 1, true);
-            writing.map = Some(Box::new(MapReading::begin(document, 0..map.text().len())));
-        }
     }
 
-    /// A write for which its homes take several turns: what comes behind it waits for the answer. `parts`: so many homes
-    /// are asked; `count`: the elements of a batch. Returns the ticket to send along.
+    /// A write for which its homes take several turns: what comes behind it waits for the answer. `text` and `common` are
+    /// what is sent to so many homes as there are `parts`. Returns the ticket to send along.
     pub(super) fn begin_waiting(
         &mut self,
         slot: Slot,
         document: DocumentId,
-        fields: &Fields<'_>,
+        text: ByteString,
+        common: &Common,
         parts: usize,
-        count: Option<u32>,
     ) -> u64 {
-        let ticket = self.keep_writing(slot, document, fields, "");
+        let writing = Writing {
+            is_batch: common.is_batch,
+            count: common.count,
+            began: true,
+            waits: true,
+            ..self.writing(slot, document, text, common.id.clone(), common.message_id.clone())
+        };
+        let ticket = writing.ticket;
+        self.keep_writing(slot, writing);
         self.pause(slot);
         let extra = self.sessions.at_mut(slot).and_then(|session| session.extra.as_mut());
-        let Some(extra) = extra else { return ticket };
-        if let Some(Long::Writing(writing)) = extra.long.as_deref_mut() {
-            (writing.is_batch, writing.count) = (count.is_some(), count.unwrap_or(1));
-            (writing.began, writing.waits) = (true, true);
-        }
-        if let Some(split) = extra.split_writes.iter_mut().find(|split| split.ticket == ticket) {
+        let mut splits = extra.into_iter().flat_map(|extra| &mut extra.split_writes);
+        if let Some(split) = splits.find(|split| split.ticket == ticket) {
             split.remaining += parts;
         }
         ticket
     }
 
-    fn keep_writing(&mut self, slot: Slot, document: DocumentId, fields: &Fields<'_>, deltas: &str) -> u64 {
-        let ticket = self.split_write(slot, 1, Vec::new());
-        let owned = |raw: Option<Raw<'_>>| raw.map(|raw| raw.text().into());
-        let writing = Writing {
+    /// A batch of which nothing has been read or sent, under a ticket of its own.
+    fn writing(
+        &mut self,
+        slot: Slot,
+        document: DocumentId,
+        text: ByteString,
+        id: Option<Span>,
+        message_id: Option<Span>,
+    ) -> Writing {
+        Writing {
             document,
-            deltas: deltas.into(),
+            text,
+            deltas: 0..0,
             long_values: Vec::new(),
             position: 0,
-            id: owned(fields.request_id()),
-            message_id: owned(message_id_of(fields)),
+            id,
+            message_id,
             is_batch: true,
             count: 0,
             refused: 0,
             map: None,
             began: false,
-            ticket,
+            ticket: self.split_write(slot, 1, Vec::new()),
             waits: false,
-        };
+        }
+    }
+
+    fn keep_writing(&mut self, slot: Slot, writing: Writing) {
         self.keep_long(slot, Long::Writing(writing));
         self.continue_long(slot);
-        ticket
     }
 
     fn write_on(&mut self, slot: Slot, session: SessionRef, mut writing: Writing) {
@@ -247,21 +294,19 @@ impl Shard {
             return self.send_map(slot, session, writing);
         }
         let start = writing.position.max(1);
-        let array = (!writing.deltas.is_empty()).then(|| Raw::from_kept(&writing.deltas));
-        let id = writing.id.as_deref().map(Raw::from_kept);
+        let deltas = &writing.text[writing.deltas.clone()];
+        let array = (!deltas.is_empty()).then(|| Raw::from_kept(deltas));
+        let id = writing.id.as_ref().map(|id| at(&writing.text, id));
         let mut sorted = Sorted::new(writing.document.clone(), writing.count, writing.refused);
         sorted.map_bytes_max = MAP_STEP_BYTES;
-        let (mut text, mut done) = (String::new(), true);
+        let (mut text, mut shared, mut done) = (String::new(), false, true);
         if let Some(mut elements) = array.and_then(|array| array.elements_from(start)) {
-            let places = Places {
-                text: &writing.deltas[start..],
-            };
-            let (mut taken, mut end) = (0, start);
+            let (mut taken, mut end, mut next) = (0, start, start);
             done = loop {
-                if taken == BATCH_STEP_ELEMENTS || elements.position() - start >= BATCH_STEP_BYTES {
+                if taken == BATCH_STEP_ELEMENTS || shared || next - start >= BATCH_STEP_BYTES {
                     break false;
                 }
-                end = elements.position();
+                end = next;
                 let long = |base| LongValues {
                     places: &writing.long_values,
                     base,
@@ -269,25 +314,38 @@ impl Shard {
                 let Some(element) = elements.next_over(long(0)) else {
                     break true;
                 };
-                taken += 1;
-                let fields = Fields::read_over(element, long(elements.position() - element.text().len()));
-                self.sort_element(slot, element, &fields, places, id, &mut sorted);
-                if let Some((document, span)) = sorted.long_map.take() {
-                    let place = start + span.start as usize..start + span.end as usize;
-                    writing.map = Some(Box::new(MapReading::begin(document, place)));
+                let element_bytes = element.text().len();
+                // What is to be shared goes alone.
+                if taken > 0 && element_bytes > BATCH_STEP_BYTES {
                     break false;
                 }
-                end = elements.position();
+                next = elements.position();
+                taken += 1;
+                shared = is_shared(element_bytes, &writing.text);
+                let origin = if shared { 0 } else { writing.deltas.start + start };
+                let places = Places {
+                    text: &writing.text[origin..],
+                };
+                let fields = Fields::read_over(element, long(next - element_bytes));
+                self.sort_element(slot, element, &fields, places, id, &mut sorted);
+                if let Some((document, span)) = sorted.long_map.take() {
+                    let place = origin + span.start as usize..origin + span.end as usize;
+                    let origin = if shared { 0 } else { place.start };
+                    writing.map = Some(Box::new(MapReading::begin(document, place, origin)));
+                    break false;
+                }
+                end = next;
             };
-            writing.position = elements.position();
-            let read = &writing.deltas[start..end];
-            text.reserve(read.len() + 128);
-            text.push_str(read);
+            writing.position = next;
+            if !shared {
+                let read = &deltas[start..end];
+                text.reserve(read.len() + 128);
+                text.push_str(read);
+            }
         }
         (writing.count, writing.refused) = (sorted.count, sorted.refused);
         writing.waits = sorted.is_long(self.context.merging.bytes_min);
-        let common = common_of(writing, &mut text);
-        let text: Arc<str> = text.into();
+        let (text, common) = parcel(writing, shared, text);
         // A batch of nothing is a write all the same: it subscribes its author and is acknowledged.
         let own = !sorted.ops.is_empty() || (done && !writing.began);
         if own {
@@ -305,22 +363,25 @@ impl Shard {
         let Some(mut reading) = writing.map.take() else {
             return false;
         };
-        let Some(fields) = reading.step(&writing.deltas) else {
+        let Some(fields) = reading.step(&writing.text) else {
             writing.map = Some(reading);
             return false;
         };
-        let map = &writing.deltas[reading.place.clone()];
-        let mut text = String::with_capacity(map.len() + 128);
-        text.push_str(map);
-        if !writing.is_batch {
-            writing.deltas = Box::default();
+        let (mut text, shared) = (String::new(), reading.origin == 0);
+        if !shared {
+            let map = &writing.text[reading.place];
+            text.reserve(map.len() + 128);
+            text.push_str(map);
         }
-        let common = common_of(writing, &mut text);
+        let (text, common) = parcel(writing, shared, text);
+        if !writing.is_batch {
+            writing.deltas = 0..0;
+        }
         let op = WriteOp::Fields(fields.into());
         writing.waits = self.is_long(&op);
         writing.began |= reading.document == writing.document;
         let ops = [op].into_iter().collect();
-        self.send_part(slot, session, reading.document, &text.into(), ops, &common);
+        self.send_part(slot, session, reading.document, &text, ops, &common);
         !writing.is_batch && !writing.waits
     }
 
@@ -329,7 +390,7 @@ impl Shard {
         slot: Slot,
         session: SessionRef,
         document: DocumentId,
-        text: &Arc<str>,
+        text: &ByteString,
         ops: super::writes::Ops,
         common: &Common,
     ) {
@@ -344,13 +405,12 @@ impl Shard {
 
     /// Nothing more follows: the acknowledgement leaves when all parts have been answered.
     fn finish_writing(&mut self, slot: Slot, writing: Writing) {
-        let raw = |text: &'_ Option<Box<str>>| text.as_deref().map(Raw::from_kept).map(Raw::text).map(str::to_owned);
-        let (id, message_id) = (raw(&writing.id), raw(&writing.message_id));
+        let raw = |place: &Option<Span>| place.as_ref().map(|place| at(&writing.text, place));
         let ack = self.encode_ack(
             slot,
             &writing.document,
-            id.as_deref().map(Raw::from_kept),
-            message_id.as_deref().map(Raw::from_kept),
+            raw(&writing.id),
+            raw(&writing.message_id),
             writing.is_batch.then_some(writing.count),
         );
         let extra = self.sessions.at_mut(slot).and_then(|session| session.extra.as_mut());
@@ -363,19 +423,39 @@ impl Shard {
     }
 }
 
-/// What the parts of a write have in common; the ids are put behind `text`.
-fn common_of(writing: &Writing, text: &mut String) -> Common {
-    let mut append = |part: &Option<Box<str>>| {
-        let part = part.as_deref()?;
-        let start = text.len() as u32;
-        text.push_str(part);
-        Some(start..text.len() as u32)
+/// Whether a part of a message, of so many bytes, is sent with the whole text, because copying it would take long. It then
+/// keeps alive at most three times as much as it needs.
+fn is_shared(part_bytes: usize, text: &str) -> bool {
+    part_bytes > BATCH_STEP_BYTES && part_bytes >= text.len() / 4
+}
+
+/// The value at a place.
+fn at<'a>(text: &'a str, place: &Span) -> Raw<'a> {
+    Raw::from_kept(&text[place.start as usize..place.end as usize])
+}
+
+/// A part of a message as it is sent, and what all parts have in common: the message's whole text, or only that of the part
+/// with the ids behind it.
+fn parcel(writing: &Writing, shared: bool, mut part: String) -> (ByteString, Common) {
+    let mut append = |place: &Option<Span>| {
+        let id = at(&writing.text, place.as_ref()?).text();
+        let start = part.len() as u32;
+        part.push_str(id);
+        Some(start..part.len() as u32)
     };
-    Common {
-        id: append(&writing.id),
-        message_id: append(&writing.message_id),
+    let (id, message_id) = match shared {
+        true => (writing.id.clone(), writing.message_id.clone()),
+        false => (append(&writing.id), append(&writing.message_id)),
+    };
+    let common = Common {
+        id,
+        message_id,
         is_batch: writing.is_batch,
         count: writing.count,
         ticket: Some(writing.ticket),
+    };
+    match shared {
+        true => (writing.text.clone(), common),
+        false => (part.into(), common),
     }
 }

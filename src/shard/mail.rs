@@ -19,6 +19,7 @@ use crate::shard::Metrics;
 use crate::shard::answers::Findings;
 use crate::shard::context::AddressKey;
 use bytes::Bytes;
+use bytestring::ByteString;
 use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
@@ -207,7 +208,7 @@ pub struct Write {
     pub document: DocumentId,
     pub session: SessionRef,
     /// The message's JSON text; every [`Span`] points into it.
-    pub text: Arc<str>,
+    pub text: ByteString,
     pub ops: SmallVec<[WriteOp; 1]>,
     /// Subscribe the session if it is not.
     pub subscribe: bool,

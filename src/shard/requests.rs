@@ -8,13 +8,14 @@ use crate::ids::{SessionRef, Slot};
 use crate::json::Raw;
 use crate::limits::{AWARENESS_STATE_BYTES_MAX, CLIENT_ID_BYTES_MAX, SNAPSHOT_WEIGHT_BYTES};
 use crate::protocol::{Fault, Fields, Kind, Message, MessageId, Style};
+use crate::session::received::Received;
 use crate::session::{Flags, Session};
 use bytes::Bytes;
 use std::sync::Arc;
 
 impl Shard {
     /// Handles every kind that names a document.
-    pub(super) fn document_message(&mut self, slot: Slot, message: &Message<'_>, bytes: &[u8], is_text: bool) -> Next {
+    pub(super) fn document_message(&mut self, slot: Slot, message: &Message<'_>, received: Received<'_>) -> Next {
         let id = message.fields.request_id();
         if let Err(fault) = self.check_body(slot, message) {
             self.refuse(slot, id, &fault);
@@ -28,7 +29,7 @@ impl Shard {
             }
         };
         if let Some(to) = self.first_home(slot, &document) {
-            return self.defer_for_move(slot, bytes, is_text, to);
+            return self.defer_for_move(slot, received, to);
         }
         if !self.permits(slot, message.kind, &document) {
             let details = Details {
@@ -45,8 +46,8 @@ impl Shard {
             Kind::Subscribe | Kind::SyncRequest => self.subscribe_message(slot, session, document, message),
             Kind::Unsubscribe => self.unsubscribe_message(slot, session, document, message),
             Kind::SyncStep1 => self.sync_step_message(slot, &document, message),
-            Kind::Delta => self.delta_message(slot, session, document, message),
-            Kind::DeltaBatch => self.batch_message(slot, session, document, message),
+            Kind::Delta => self.delta_message(slot, session, document, message, received),
+            Kind::DeltaBatch => self.batch_message(slot, session, document, message, received),
             Kind::AwarenessSubscribe => self.awareness_subscribe_message(slot, session, document, message),
             Kind::AwarenessUpdate => self.awareness_update_message(slot, session, document, message),
             other => self.refuse(slot, id, &Fault::unknown_type(other.name())),

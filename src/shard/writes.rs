@@ -3,7 +3,7 @@
 
 use super::connection::Next;
 use super::long_writes::is_long;
-use super::mail::{DocumentId, Mail, Span, Write, WriteOp};
+use super::mail::{DocumentId, Mail, RequestId, Span, Write, WriteOp};
 use super::requests::message_id_of;
 use super::sending::Details;
 use super::{Due, Shard};
@@ -11,10 +11,13 @@ use crate::ids::{SessionRef, Slot};
 use crate::json::Raw;
 use crate::limits::{CHUNK_SET_IDLE_US, CLIENT_ID_BYTES_MAX, ELEMENT_ERRORS_MAX, LONG_MESSAGE_BYTES, MAP_STEP_BYTES};
 use crate::protocol::{Fault, Fields, Kind, Message, Style, parse};
-use crate::session::chunks::Chunk;
+use crate::session::chunks::{Chunk, Gathering, Parts};
+use crate::session::received::{OwnedMessage, Received};
 use crate::session::{ClientId, Flags, SplitWrite, Subscription};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use bytestring::ByteString;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -45,6 +48,11 @@ impl<'a> Places<'a> {
 
     pub(super) fn of_raw(self, part: Option<Raw<'_>>) -> Option<Span> {
         part.map(|part| self.of(part.text()))
+    }
+
+    /// The request's id and the id to acknowledge.
+    pub(super) fn ids(self, fields: &Fields<'_>) -> (Option<Span>, Option<Span>) {
+        (self.of_raw(fields.request_id()), self.of_raw(message_id_of(fields)))
     }
 
     /// A map of plain writes; of a name that occurs twice the last value counts.
@@ -200,6 +208,7 @@ impl Shard {
         session: SessionRef,
         document: DocumentId,
         message: &Message<'_>,
+        received: Received<'_>,
     ) {
         let places = Places {
             text: message.body.text(),
@@ -210,7 +219,7 @@ impl Shard {
         let changes = || fields.changes.filter(|_| field.is_none());
         let map = fields.delta.filter(filled).or_else(|| changes().filter(filled));
         if let Some(map) = map.filter(|map| map.text().len() > MAP_STEP_BYTES) {
-            return self.begin_long_map(slot, document, fields, map);
+            return self.begin_long_map(slot, document, message, map, received);
         }
         let mut ops = Ops::new();
         if let Some(map) = map {
@@ -219,17 +228,19 @@ impl Shard {
             self.learn_writer(slot, fields);
             ops.push(places.field(fields, field));
         }
+        let (id, message_id) = places.ids(fields);
         let mut common = Common {
-            id: places.of_raw(fields.request_id()),
-            message_id: places.of_raw(message_id_of(fields)),
+            id,
+            message_id,
             is_batch: false,
             count: 1,
             ticket: None,
         };
+        let text = received.text_of(message.body);
         if ops.iter().any(|op| self.is_long(op)) {
-            common.ticket = Some(self.begin_waiting(slot, document.clone(), fields, 1, None));
+            common.ticket = Some(self.begin_waiting(slot, document.clone(), text.clone(), &common, 1));
         }
-        self.post_write(slot, session, document, message.body.text().into(), ops, &common);
+        self.post_write(slot, session, document, text, ops, &common);
     }
 
     /// `delta_batch`: elements in order, each for the message's document or one it names itself.
@@ -239,34 +250,35 @@ impl Shard {
         session: SessionRef,
         document: DocumentId,
         message: &Message<'_>,
+        received: Received<'_>,
     ) {
         let places = Places {
             text: message.body.text(),
         };
         if message.body.text().len() > LONG_MESSAGE_BYTES {
-            return self.begin_writing(slot, document, message);
+            return self.begin_writing(slot, document, message, received);
         }
         let id = message.fields.request_id();
         let mut sorted = Sorted::new(document.clone(), 0, 0);
         for element in message.fields.deltas.and_then(Raw::elements).into_iter().flatten() {
             self.sort_element(slot, element, &Fields::read(element), places, id, &mut sorted);
         }
+        let (place, message_id) = places.ids(&message.fields);
         let mut common = Common {
-            id: places.of_raw(id),
-            message_id: places.of_raw(message_id_of(&message.fields)),
+            id: place,
+            message_id,
             is_batch: true,
             count: sorted.count,
             ticket: None,
         };
         let parts = sorted.elsewhere.len() + 1;
+        let text = received.text_of(message.body);
         if sorted.is_long(self.context.merging.bytes_min) {
-            let (fields, count) = (&message.fields, Some(sorted.count));
-            common.ticket = Some(self.begin_waiting(slot, document.clone(), fields, parts, count));
+            common.ticket = Some(self.begin_waiting(slot, document.clone(), text.clone(), &common, parts));
         } else if parts > 1 {
             let ack = self.encode_ack(slot, &document, id, message_id_of(&message.fields), Some(sorted.count));
             common.ticket = Some(self.split_write(slot, parts, ack));
         }
-        let text: Arc<str> = message.body.text().into();
         self.post_write(slot, session, document, text.clone(), sorted.ops, &common);
         for (document, ops) in sorted.elsewhere {
             self.post_write(slot, session, document, text.clone(), ops, &common);
@@ -355,7 +367,7 @@ impl Shard {
         slot: Slot,
         session: SessionRef,
         document: DocumentId,
-        text: Arc<str>,
+        text: ByteString,
         ops: Ops,
         common: &Common,
     ) {
@@ -469,29 +481,43 @@ impl Shard {
     /// `delta_batch_chunk`: collected until the message is whole, which is then handled like a received one.
     pub(super) fn chunk_message(&mut self, slot: Slot, message: &Message<'_>) -> Next {
         let id = message.fields.request_id();
-        match self.collect_chunk(slot, &message.fields) {
-            Some(None) => Next::Continue,
-            Some(Some(whole)) => {
-                let chunked = Some(id.map(|id| id.text().into()));
-                if whole.len() > LONG_MESSAGE_BYTES && self.begin_long(slot, &whole, false, true, chunked) {
-                    return Next::Continue;
-                }
-                let batch = parse(&whole, false).is_ok_and(|inner| inner.kind == Kind::DeltaBatch);
-                if !batch {
-                    self.refuse(slot, id, &Fault::INVALID_CHUNK);
-                    return Next::Continue;
-                }
-                self.handle(slot, &whole, false, true)
-            }
-            None => {
-                self.refuse(slot, id, &Fault::INVALID_CHUNK);
-                Next::Continue
-            }
+        let Some(collected) = self.collect_chunk(slot, &message.fields) else {
+            self.refuse(slot, id, &Fault::INVALID_CHUNK);
+            return Next::Continue;
+        };
+        let Some(parts) = collected else {
+            return Next::Continue;
+        };
+        let id: RequestId = id.map(|id| id.text().into());
+        if parts.bytes() > LONG_MESSAGE_BYTES {
+            self.begin_gathering(slot, parts, id);
+            return Next::Continue;
         }
+        let mut gathering = Gathering::begin(parts);
+        gathering.step(usize::MAX);
+        self.whole_message(slot, gathering.finish(), id)
+    }
+
+    /// What came in chunks, and was counted as these.
+    pub(super) fn whole_message(&mut self, slot: Slot, bytes: Vec<u8>, id: RequestId) -> Next {
+        let whole = OwnedMessage {
+            bytes: Bytes::from(bytes),
+            is_text: false,
+            paid: true,
+        };
+        if whole.bytes.len() > LONG_MESSAGE_BYTES && self.begin_long(slot, whole.lend(), Some(id.clone())) {
+            return Next::Continue;
+        }
+        let batch = parse(&whole.bytes, false).is_ok_and(|inner| inner.kind == Kind::DeltaBatch);
+        if !batch {
+            self.refuse(slot, id.as_deref().map(Raw::from_kept), &Fault::INVALID_CHUNK);
+            return Next::Continue;
+        }
+        self.handle(slot, whole.lend())
     }
 
     /// `None`: the chunk is invalid. `Some(None)`: more are missing.
-    fn collect_chunk(&mut self, slot: Slot, fields: &Fields<'_>) -> Option<Option<Vec<u8>>> {
+    fn collect_chunk(&mut self, slot: Slot, fields: &Fields<'_>) -> Option<Option<Parts>> {
         let now_us = self.now.mono_us;
         let bytes_max = usize::try_from(self.context.config.limits.frame_bytes_max).unwrap_or(usize::MAX);
         let set = fields.chunk_id?.string()?;

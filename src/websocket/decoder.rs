@@ -5,18 +5,18 @@ use super::deflate::Inflater;
 use super::header::ClientHeader;
 use super::mask;
 use super::partial::{ControlKind, Frame, FrameKind, HEADER_BYTES_MAX, MessageKind, Partial, Phase};
+use super::payload::Payload;
 use super::violation::Violation;
 use std::mem::take;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
-/// Something complete that the peer sent. The bytes are valid until the next call of [`Decoder::next`] and may be
-/// overwritten (in-place JSON parsing).
+/// Something complete that the peer sent. The bytes are valid until the next call of [`Decoder::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A text message. The bytes are known to be UTF-8.
-    Text(&'a mut [u8]),
+    Text(Payload<'a>),
     /// A binary message.
-    Binary(&'a mut [u8]),
+    Binary(Payload<'a>),
     /// To be answered with [`pong_frame`](super::pong_frame) of the same payload, at most 125 bytes.
     Ping(&'a [u8]),
     /// The answer to a ping, or sent unasked.
@@ -53,7 +53,7 @@ pub struct Decoder<'p, 'b> {
 /// A complete frame or message: what it is and where its payload lies.
 enum Complete<'b> {
     /// Inside the read.
-    InPlace(FrameKind, &'b mut [u8]),
+    InPlace(FrameKind, &'b [u8]),
     /// In [`Decoder::lent`].
     Assembled(FrameKind),
 }
@@ -88,8 +88,8 @@ impl<'p, 'b> Decoder<'p, 'b> {
         let (kind, payload) = match self.advance() {
             Ok(None) => return Ok(None),
             Ok(Some(complete)) => match self.inflate(complete) {
-                Ok(Complete::InPlace(kind, payload)) => (kind, payload),
-                Ok(Complete::Assembled(kind)) => (kind, &mut self.lent[..]),
+                Ok(Complete::InPlace(kind, payload)) => (kind, Payload::InPlace(payload)),
+                Ok(Complete::Assembled(kind)) => (kind, Payload::Gathered(&mut self.lent)),
                 Err(violation) => {
                     self.close();
                     return Err(violation);
@@ -109,13 +109,13 @@ impl<'p, 'b> Decoder<'p, 'b> {
                 message: MessageKind::Binary | MessageKind::DeflatedBinary,
                 ..
             } => Event::Binary(payload),
-            FrameKind::Control(ControlKind::Ping) => Event::Ping(payload),
-            FrameKind::Control(ControlKind::Pong) => Event::Pong(payload),
+            FrameKind::Control(ControlKind::Ping) => Event::Ping(payload.into_slice()),
+            FrameKind::Control(ControlKind::Pong) => Event::Pong(payload.into_slice()),
             FrameKind::Control(ControlKind::Close) => {
                 // Before the payload is looked at: whatever it says, nothing may follow.
                 *self.partial = Some(Box::new(Partial::new(Phase::Closed)));
                 self.input = &mut [];
-                Event::Close(close_reason(payload)?)
+                Event::Close(close_reason(payload.into_slice())?)
             }
         }))
     }
@@ -296,7 +296,7 @@ impl<'p, 'b> Decoder<'p, 'b> {
     }
 
     /// Takes what is here of the frame's payload, unmasked in place.
-    fn take_piece(&mut self, frame: &mut Frame) -> &'b mut [u8] {
+    fn take_piece(&mut self, frame: &mut Frame) -> &'b [u8] {
         let available = frame.missing.min(self.input.len());
         let (piece, rest) = take(&mut self.input).split_at_mut(available);
         self.input = rest;

@@ -5,7 +5,8 @@
 //! small assembler in [`Decoder`] takes the place of that type and holds state only in the middle of a frame or message.
 //!
 //! Invariants:
-//! - A frame that lies completely inside one read is unmasked in place and delivered borrowed: no copy, no allocation.
+//! - A frame that lies completely inside one read is unmasked in place and delivered borrowed: no copy, no allocation. What
+//!   was gathered from several is given away whole to who keeps it.
 //! - [`Partial`] exists only while a frame or a fragmented message is incomplete, or once the connection is closing. It
 //!   grows with the bytes that really arrived, never with the length a header claims.
 //! - Text is checked as it arrives, so the first impossible byte fails the connection, even in the middle of a frame.
@@ -18,11 +19,11 @@
 //! [`Violation::reason`], then the end of the connection.
 //!
 //! ```
-//! use synckit_server::websocket::{Decoder, Event};
+//! use synckit_server::websocket::{Decoder, Event, Payload};
 //! let mut partial = None;
 //! let mut read = [0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2];
 //! let mut decoder = Decoder::new(&mut partial, &mut read, 1024);
-//! assert_eq!(decoder.next(), Ok(Some(Event::Text(&mut b"hi".to_owned()))));
+//! assert_eq!(decoder.next(), Ok(Some(Event::Text(Payload::InPlace(b"hi")))));
 //! assert_eq!(decoder.next(), Ok(None));
 //! ```
 
@@ -36,6 +37,7 @@ pub mod handshake;
 mod header;
 mod mask;
 mod partial;
+mod payload;
 mod violation;
 
 pub use decoder::{CloseReason, Decoder, Event};
@@ -46,6 +48,7 @@ pub use frame::{
 };
 pub use header::HeaderBytes;
 pub use partial::Partial;
+pub use payload::Payload;
 pub use violation::Violation;
 
 /// The longest payload of a control frame (RFC 6455 section 5.5).

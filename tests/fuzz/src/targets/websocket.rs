@@ -104,7 +104,7 @@ fn ours(reads: Vec<Vec<u8>>) -> (Vec<Seen>, Option<Violation>) {
         loop {
             match decoder.next() {
                 Ok(Some(Event::Text(text))) => {
-                    assert!(std::str::from_utf8(text).is_ok());
+                    assert!(std::str::from_utf8(&text).is_ok());
                     seen.push(Seen::Text(text.to_vec()));
                 }
                 Ok(Some(Event::Binary(bytes))) => seen.push(Seen::Binary(bytes.to_vec())),
