@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 /// How many connections share one loopback source address: well below the usual 28,000 ephemeral ports, and few enough
 /// that the kernel finds a free port at once.
@@ -50,11 +50,17 @@ impl Target {
         } else {
             format!("{host}:80")
         };
-        let address = with_port
+        let mut address = with_port
             .to_socket_addrs()
             .with_context(|| format!("{url}: the host or port is not valid or does not resolve"))?
             .next()
             .with_context(|| format!("{url}: the host has no address"))?;
+        // What a server says that listens everywhere; to connect there means this machine.
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
         let path = match path {
             "" | "/" => "/ws".to_owned(),
             path if path.starts_with('?') => format!("/ws{path}"),
@@ -138,6 +144,9 @@ mod tests {
         }
         assert_eq!(Target::parse("ws://127.0.0.1/ws").expect("no port").address.port(), 80);
         assert_eq!(Target::parse("ws://[::1]:81/ws").expect("IPv6").address.port(), 81);
+        for (url, address) in [("ws://0.0.0.0:81/ws", "127.0.0.1:81"), ("ws://[::]:81/ws", "[::1]:81")] {
+            assert_eq!(Target::parse(url).expect(url).address.to_string(), address);
+        }
     }
 
     #[test]

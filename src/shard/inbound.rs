@@ -18,24 +18,26 @@ use crate::websocket::Payload;
 impl Shard {
     /// A message as it arrived.
     pub(super) fn message(&mut self, slot: Slot, payload: Payload<'_>, is_text: bool) -> Next {
-        if payload.len() <= LONG_MESSAGE_BYTES {
-            return match self.is_behind_others(slot) {
-                true => self.message_behind_others(slot, Received::lent(&payload, is_text)),
-                false => self.handle(slot, Received::lent(&payload, is_text)),
-            };
-        }
-        let message = OwnedMessage {
-            bytes: payload.into_bytes(),
-            is_text,
-            paid: false,
+        let is_long = payload.len() > LONG_MESSAGE_BYTES;
+        let kept;
+        let received = match is_long {
+            false => Received::lent(&payload, is_text),
+            true => {
+                kept = OwnedMessage {
+                    bytes: payload.into_bytes(),
+                    is_text,
+                    paid: false,
+                };
+                kept.lend()
+            }
         };
         if self.is_behind_others(slot) {
-            return self.message_behind_others(slot, message.lend());
+            return self.message_behind_others(slot, received);
         }
-        match self.begin_long(slot, message.lend(), None) {
-            true => Next::Continue,
-            false => self.handle(slot, message.lend()),
+        if is_long && self.begin_long(slot, received, None) {
+            return Next::Continue;
         }
+        self.handle(slot, received)
     }
 
     /// Whether messages wait, so that a new one must wait behind them.
