@@ -44,6 +44,8 @@ pub const CHUNK_ID_BYTES_MAX: usize = 256;
 
 /// Characters of a client id (protocol §13.2).
 pub const CLIENT_ID_BYTES_MAX: usize = 256;
+/// A longer `id` or `messageId` of a request, as it is written, counts as absent: it would be copied into every answer.
+pub const REQUEST_ID_BYTES_MAX: usize = 64 << 10;
 /// Encoded presence state (protocol §13.2).
 pub const AWARENESS_STATE_BYTES_MAX: usize = 64 << 10;
 /// Presence entries one connection may own.

@@ -270,6 +270,21 @@ fn json_made_to_hurt_is_refused_or_stored_as_it_is() {
         ));
         blind.discard();
     }
+    // As long as a batch may be: names, ids and kinds that have to be decoded, and members without end.
+    let mut batch = |envelope: &str, element: &str| {
+        let id = client.fresh_id();
+        client.send_text(&format!(
+            r#"{{"type":"delta_batch","id":"{id}","messageId":"{id}","documentId":"batch"{envelope},"deltas":[{{"field":"f"{element}}}]}}"#
+        ));
+        client.take_where("an answer", |m| m["messageId"] == id.as_str() || m.kind == "error")
+    };
+    let (escaped, members) = ("\\u0078".repeat(2_500_000), ",\"x\":1".repeat(2_500_000));
+    let answer = batch("", &format!(r#","value":1,"documentId":"{escaped}""#));
+    assert_eq!(answer["code"], "PERMISSION_DENIED", "{}", answer.body);
+    assert_eq!(batch("", &format!(r#","value":2,"{escaped}":1"#)).kind, "ack");
+    assert_eq!(batch("", &format!(r#","value":3,"operation":"{escaped}""#)).kind, "ack");
+    assert_eq!(batch("", &members).kind, "ack", "ignored like one that says nothing");
+    assert_eq!(batch(&members, "")["error"], "Invalid message format");
     let clock = r#"{"n":1},"vectorClock":{"server":1e308,"a":-5,"b":99999999999999999999}"#;
     assert_eq!(write_raw(&mut client, "clocks", clock), "ack");
     client.write_acked("clocks", json!({"n": 2}));

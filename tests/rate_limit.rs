@@ -48,6 +48,28 @@ fn the_excess_is_delayed_and_nothing_is_lost() {
     );
 }
 
+/// A connection that moves to the home of its first document takes what waits along, and goes on with it there.
+#[test]
+fn what_waits_is_handled_where_the_connection_goes() {
+    let server = Server::with()
+        .shards(2)
+        .env("SYNCKIT_MAX_MESSAGES_PER_MINUTE", LIMIT)
+        .start();
+    for number in 0..6 {
+        let mut client = Client::connect(&server, Dialect::Json);
+        for _ in 0..LIMIT {
+            client.say("auth", json!({}));
+        }
+        let document = format!("doc-{number}");
+        let long = json!({"long": "x".repeat(300_000)});
+        let ids = [long, json!({"b": 1}), json!({"c": 2})].map(|delta| client.write(&document, delta));
+        for id in &ids {
+            client.take_ack(id);
+        }
+        assert_eq!(client.sync(&document)["state"]["c"], 2);
+    }
+}
+
 #[test]
 fn acks_and_pings_are_free() {
     let server = Server::with()

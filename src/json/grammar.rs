@@ -20,6 +20,9 @@ pub enum JsonError {
     /// More than [`DEPTH_MAX`] arrays and objects inside each other.
     #[error("nested deeper than {DEPTH_MAX} levels")]
     Depth,
+    /// More than [`MEMBERS_MAX`](super::MEMBERS_MAX) members in the object that the text is.
+    #[error("more than {} members", super::MEMBERS_MAX)]
+    Members,
 }
 
 /// Checks a complete JSON text and returns its value without surrounding white space. One leading byte order mark is

@@ -19,6 +19,10 @@ pub use write::{write_string, write_u64};
 use std::borrow::Cow;
 use std::ops::Range;
 
+/// So many members of a message or of an element of a batch are looked at, a hundred times more than any client writes; what
+/// has more is refused or ignored. A message that is checked in one turn has no room for as many.
+pub const MEMBERS_MAX: usize = 1 << 16;
+
 /// One JSON value inside a text that passed [`validate`], without surrounding white space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Raw<'a>(&'a str);
@@ -107,6 +111,19 @@ impl<'a> Raw<'a> {
     /// A string's content. Lone surrogates become U+FFFD. Borrowed unless the text holds an escape.
     pub fn string(self) -> Option<Cow<'a, str>> {
         self.is_string().then(|| Key(&self.0[1..self.0.len() - 1]).decode())
+    }
+
+    /// [`Raw::string`] for what may have `bytes_max` bytes: of a string that has more for certain, only its beginning as it is
+    /// written, which is too long as well.
+    pub fn string_within(self, bytes_max: usize) -> Option<Cow<'a, str>> {
+        // An escape has at most six bytes and stands for at least one.
+        let written_max = 6 * bytes_max;
+        if !self.is_string() || self.0.len() - 2 <= written_max {
+            return self.string();
+        }
+        let content = &self.0[1..self.0.len() - 1];
+        let end = (written_max + 1..).find(|end| content.is_char_boundary(*end))?;
+        Some(Cow::Borrowed(&content[..end]))
     }
 
     /// A number as a double; `None` for other values and for numbers beyond doubles.
@@ -409,6 +426,23 @@ mod tests {
 
     fn raw(text: &str) -> Raw<'_> {
         validate(text.as_bytes()).expect("the test gives valid JSON")
+    }
+
+    #[test]
+    fn strings_that_are_too_long_are_not_decoded() {
+        for (json, expected) in [
+            (r#""short""#, Some("short")),
+            (r#""\u0061\u0062""#, Some("ab")),
+            (r#""\u0061\u0062\u0063""#, Some(r"\u0061\u0062\")),
+            ("\"0123456789012\"", Some("0123456789012")),
+            ("\"012345678901\u{20ac}34\"", Some("012345678901\u{20ac}")),
+            ("7", None),
+        ] {
+            let raw = validate(json.as_bytes()).expect("valid");
+            let read = raw.string_within(2);
+            assert_eq!(read.as_deref(), expected, "{json}");
+            assert!(read.is_none_or(|read| read.len() > 2 || raw.string().as_deref() == Some(&*read)));
+        }
     }
 
     #[test]

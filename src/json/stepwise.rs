@@ -5,7 +5,7 @@
 
 use super::grammar::{Check, DEPTH_MAX, JsonError};
 use super::scan::string_content_end;
-use super::{Key, Raw};
+use super::{Key, MEMBERS_MAX, Raw};
 use std::ops::Range;
 
 const _: () = assert!(DEPTH_MAX == u128::BITS as usize, "one bit per level");
@@ -91,7 +91,7 @@ impl Steps {
             _ => check.space(),
         }
         match (self.expected, check.peek()) {
-            (Expected::FirstElement, Some(b']')) | (Expected::FirstName, Some(b'}')) => self.close(check),
+            (Expected::FirstElement, Some(b']')) | (Expected::FirstName, Some(b'}')) => return self.close(check),
             (Expected::Value | Expected::FirstElement, _) => return self.value(check),
             (Expected::Name | Expected::FirstName, Some(b'"')) => {
                 check.at += 1;
@@ -109,8 +109,8 @@ impl Steps {
                     Expected::Value
                 };
             }
-            (Expected::More, Some(b'}')) if self.depth > 0 && self.in_object() => self.close(check),
-            (Expected::More, Some(b']')) if self.depth > 0 && !self.in_object() => self.close(check),
+            (Expected::More, Some(b'}')) if self.depth > 0 && self.in_object() => return self.close(check),
+            (Expected::More, Some(b']')) if self.depth > 0 && !self.in_object() => return self.close(check),
             _ => return Err(check.syntax()),
         }
         Ok(())
@@ -143,7 +143,7 @@ impl Steps {
             }
             _ => {
                 check.value(0)?;
-                self.value_ended(check);
+                self.value_ended(check)?;
             }
         }
         Ok(())
@@ -164,8 +164,7 @@ impl Steps {
         }
         check.at += 1;
         if self.expected == Expected::StringContent {
-            self.value_ended(check);
-            return Ok(());
+            return self.value_ended(check);
         }
         if self.depth == 1 {
             self.name.end = check.at - 1;
@@ -179,14 +178,14 @@ impl Steps {
         Ok(())
     }
 
-    fn close(&mut self, check: &mut Check<'_>) {
+    fn close(&mut self, check: &mut Check<'_>) -> Result<(), JsonError> {
         check.at += 1;
         self.depth -= 1;
         self.objects >>= 1;
-        self.value_ended(check);
+        self.value_ended(check)
     }
 
-    fn value_ended(&mut self, check: &mut Check<'_>) {
+    fn value_ended(&mut self, check: &mut Check<'_>) -> Result<(), JsonError> {
         self.expected = Expected::More;
         if let Some(start) = self.starts.get(self.depth).filter(|_| self.depth > 0)
             && check.at - start >= LONG_VALUE_BYTES
@@ -194,6 +193,9 @@ impl Steps {
             self.long_values.push(start - self.start..check.at - self.start);
         }
         if self.depth == 1 && self.in_object() {
+            if self.members.len() == MEMBERS_MAX {
+                return Err(JsonError::Members);
+            }
             self.members.push((self.name.clone(), self.starts[1]..check.at));
         }
         if self.depth == 0 {
@@ -203,6 +205,7 @@ impl Steps {
             // Anything behind it is refused by the next advance.
             self.end = (check.at == check.text.len()).then_some(end);
         }
+        Ok(())
     }
 
     /// Places of the long values on the outer levels, ascending, counted from the start of the value that the text is.
@@ -230,6 +233,21 @@ mod tests {
     use super::super::{LongValues, validate, validate_object};
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_object_without_end_is_refused() {
+        let object = |members: usize| format!("{{\"a\":[{{}}]{}}}", ",\"x\":1".repeat(members - 1));
+        for (members, is_read) in [(MEMBERS_MAX, true), (MEMBERS_MAX + 1, false)] {
+            let text = object(members);
+            let mut steps = Steps::begin(text.as_bytes()).expect("UTF-8");
+            let verdict = steps.step(text.as_bytes(), usize::MAX);
+            assert_eq!(verdict, if is_read { Ok(true) } else { Err(JsonError::Members) });
+        }
+        // Inside of it there may be more.
+        let text = format!("{{\"a\":{}}}", object(MEMBERS_MAX + 1));
+        let mut steps = Steps::begin(text.as_bytes()).expect("UTF-8");
+        assert_eq!(steps.step(text.as_bytes(), usize::MAX), Ok(true));
+    }
 
     /// Verdict, value and members, checked in steps of that length.
     fn in_steps(bytes: &[u8], step: usize) -> Option<(&str, Vec<(&str, &str)>)> {

@@ -2,8 +2,14 @@
 
 use super::kind::{BATCH_CODE_GO, Kind};
 use super::{Encoding, Fault};
-use crate::json::{self, Key, LongValues, Raw, Steps};
+use crate::json::{self, Key, LongValues, MEMBERS_MAX, Raw, Steps};
+use crate::limits::REQUEST_ID_BYTES_MAX;
 use std::ops::Range;
+
+/// No name that is looked for is longer.
+const NAME_BYTES_MAX: usize = 16;
+/// No name of a kind or an operation is longer.
+pub const KIND_BYTES_MAX: usize = 64;
 
 /// Bytes of the binary frame header: code, time stamp, payload length.
 pub const HEADER_BYTES: usize = 13;
@@ -47,29 +53,36 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// [`Fields::read`], without walking through long values.
+    /// [`Fields::read`], without walking through long values; of an object with more than [`MEMBERS_MAX`] members, nothing.
     pub(crate) fn read_over(object: Raw<'a>, long: LongValues<'_>) -> Fields<'a> {
         let mut fields = Fields::default();
         let Some(mut members) = object.members() else {
             return fields;
         };
-        while let Some((key, value)) = members.next_over(long) {
+        for _ in 0..=MEMBERS_MAX {
+            let Some((key, value)) = members.next_over(long) else {
+                return fields;
+            };
             fields.set(key, value, true);
         }
-        fields
+        Fields::default()
     }
 
-    /// Adds the members of `object`; the envelope's own names only from the envelope itself.
-    fn absorb(&mut self, object: Raw<'a>, envelope: bool) {
-        for (key, value) in object.members().into_iter().flatten() {
+    /// Adds the members of `object`, [`MEMBERS_MAX`] at most; the envelope's own names only from the envelope itself. Returns
+    /// whether that was all.
+    fn absorb(&mut self, object: Raw<'a>, envelope: bool) -> bool {
+        let mut members = object.members().into_iter().flatten();
+        for (key, value) in members.by_ref().take(MEMBERS_MAX) {
             self.set(key, value, envelope);
         }
+        members.next().is_none()
     }
 
     fn set(&mut self, key: Key<'a>, value: Raw<'a>, envelope: bool) {
         if let Some(place) = self.place(key.escaped(), envelope) {
             *place = Some(value);
-        } else if key.has_escapes()
+        } else if key.escaped().len() <= 6 * NAME_BYTES_MAX
+            && key.has_escapes()
             && let Some(place) = self.place(&key.decode(), envelope)
         {
             *place = Some(value);
@@ -123,6 +136,7 @@ impl<'a> Fields<'a> {
     pub fn request_id(&self) -> Option<Raw<'a>> {
         self.id
             .filter(|id| (id.is_string() && id.text() != "\"\"") || id.is_number())
+            .filter(|id| id.text().len() <= REQUEST_ID_BYTES_MAX)
     }
 }
 
@@ -253,10 +267,12 @@ fn parse_json<'a>(bytes: &'a [u8], read: impl ReadObject<'a>) -> Result<Message<
     let body = read(bytes, &mut fields)
         .filter(|body| body.is_object())
         .ok_or_else(unreadable)?;
-    if let Some(payload) = fields.payload.filter(|payload| payload.is_object()) {
-        fields.absorb(payload, false);
+    let payload = fields.payload.filter(|payload| payload.is_object());
+    if payload.is_some_and(|payload| !fields.absorb(payload, false)) {
+        return Err(unreadable());
     }
-    let name = fields.kind.and_then(Raw::string).filter(|name| !name.is_empty());
+    let kind_of = |name: Raw<'a>| name.string_within(KIND_BYTES_MAX);
+    let name = fields.kind.and_then(kind_of).filter(|name| !name.is_empty());
     let name = name.ok_or_else(unreadable)?;
     let kind = Kind::from_name(&name)
         .filter(|kind| kind.is_client_sendable())
@@ -295,7 +311,7 @@ fn parse_binary<'a>(bytes: &'a [u8], read: impl ReadObject<'a>) -> Result<Messag
     let body = read(payload, &mut fields)
         .filter(|body| body.is_object())
         .ok_or_else(unreadable)?;
-    let named = fields.kind.and_then(Raw::string);
+    let named = fields.kind.and_then(|name| name.string_within(KIND_BYTES_MAX));
     let described = named.is_some();
     let named = named
         .and_then(|name| Kind::from_name(&name))

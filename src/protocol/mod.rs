@@ -11,7 +11,7 @@ pub mod fault;
 pub mod kind;
 
 pub use encode::{Encoder, MessageId, Style};
-pub use envelope::{Fields, LongParse, Message, Refused, parse};
+pub use envelope::{Fields, KIND_BYTES_MAX, LongParse, Message, Refused, parse};
 pub use fault::Fault;
 pub use kind::Kind;
 

@@ -11,15 +11,20 @@ use std::ptr::{NonNull, null_mut};
 /// size copying takes less than half a millisecond.
 const LARGE_BYTES: usize = 1 << 20;
 
-/// What every mapping is aligned to, whatever the size of pages is.
-const ALIGN_MAX: usize = 4096;
+/// The smallest page there is: what every mapping is aligned to, and counted in.
+const PAGE_BYTES: usize = 4096;
 
 /// Large blocks from the kernel, all others from the allocator inside.
 #[derive(Debug)]
 pub struct LargeBlocks<A>(pub A);
 
 fn is_large(layout: Layout) -> bool {
-    layout.size() >= LARGE_BYTES && layout.align() <= ALIGN_MAX
+    layout.size() >= LARGE_BYTES && layout.align() <= PAGE_BYTES
+}
+
+/// The size of the mapping of a block. The kernel rounds up to whole pages, which may be larger, by itself.
+fn mapped(bytes: usize) -> usize {
+    bytes.next_multiple_of(PAGE_BYTES)
 }
 
 fn block(address: *mut libc::c_void) -> *mut u8 {
@@ -36,7 +41,7 @@ fn map(bytes: usize) -> *mut u8 {
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
     );
     // SAFETY: the kernel chooses the place, so nothing that is in use is touched.
-    block(unsafe { libc::mmap(null_mut(), bytes, readable, private, -1, 0) })
+    block(unsafe { libc::mmap(null_mut(), mapped(bytes), readable, private, -1, 0) })
 }
 
 // SAFETY: which of the two a block comes from follows from its layout alone, and a caller gives the same layout back. Both
@@ -61,7 +66,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for LargeBlocks<A> {
     unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
         if is_large(layout) {
             // SAFETY: the block is a mapping of this size, and its owner is done with it.
-            let result = unsafe { libc::munmap(address.cast(), layout.size()) };
+            let result = unsafe { libc::munmap(address.cast(), mapped(layout.size())) };
             debug_assert_eq!(result, 0);
         } else {
             // SAFETY: the caller's promises are this one's, and the block came from there.
@@ -74,7 +79,14 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for LargeBlocks<A> {
         let new = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
         match (is_large(layout), is_large(new)) {
             // SAFETY: the block is a mapping of this size; its owner uses the result from now on.
-            (true, true) => block(unsafe { libc::mremap(address.cast(), layout.size(), bytes, libc::MREMAP_MAYMOVE) }),
+            (true, true) => block(unsafe {
+                libc::mremap(
+                    address.cast(),
+                    mapped(layout.size()),
+                    mapped(bytes),
+                    libc::MREMAP_MAYMOVE,
+                )
+            }),
             // SAFETY: the caller's promises are this one's, and the block came from there.
             (false, false) => unsafe { self.0.realloc(address, layout, bytes) },
             _ => {
@@ -123,7 +135,7 @@ mod tests {
             3 * LARGE_BYTES,
             2 * LARGE_BYTES,
         ];
-        for align in [1, 64, ALIGN_MAX, 2 * ALIGN_MAX] {
+        for align in [1, 64, PAGE_BYTES, 2 * PAGE_BYTES] {
             for from in sizes {
                 for to in sizes {
                     let layout = |bytes| Layout::from_size_align(bytes, align).expect("a valid layout");
@@ -160,6 +172,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri ends where the kernel refuses")]
     fn what_cannot_be_had_is_null() {
         let allocator = LargeBlocks(System);
         let small = Layout::from_size_align(LARGE_BYTES, 1).expect("a valid layout");

@@ -6,7 +6,7 @@ use super::{Due, Shard};
 use crate::auth::{AuthOutcome, Credentials, Identity, Refusal, UpgradeOutcome};
 use crate::ids::{SessionRef, Slot};
 use crate::json::Raw;
-use crate::limits::TOKEN_EXPIRY_GRACE_S;
+use crate::limits::{CLIENT_ID_BYTES_MAX, TOKEN_EXPIRY_GRACE_S};
 use crate::protocol::{Kind, Message};
 use crate::session::Flags;
 use std::sync::Arc;
@@ -53,7 +53,11 @@ impl Shard {
 
     /// `connect`, and the `clientId` of an `auth`: remembered for presence of Go-style clients.
     pub(super) fn connect_message(&mut self, slot: Slot, message: &Message<'_>) {
-        if let Some(client) = message.fields.client_id.and_then(Raw::string) {
+        if let Some(client) = message
+            .fields
+            .client_id
+            .and_then(|id| id.string_within(CLIENT_ID_BYTES_MAX))
+        {
             self.learn_client(slot, &client, false);
         }
     }

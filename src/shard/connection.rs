@@ -73,6 +73,10 @@ impl Shard {
             .as_mut()
             .map(|extra| std::mem::take(&mut extra.unread))
             .unwrap_or_default();
+        if let Some(extra) = &mut session.extra {
+            // The deadline stayed behind.
+            extra.deferred.wake_scheduled = false;
+        }
         session.flags.clear(Flags::PAUSED);
         session.flags.clear(Flags::WRITE_LISTED);
         session.flags.clear(Flags::STALL_WATCHED);

@@ -67,14 +67,18 @@ impl Shard {
 
     /// Steps 1–7 of the order.
     pub(super) fn handle(&mut self, slot: Slot, received: Received<'_>) -> Next {
-        let bytes = received.bytes();
-        let limits = &self.context.config.limits;
-        let (soft_max, batch_max) = (to_usize(limits.message_bytes_max), to_usize(limits.batch_bytes_max));
-        if bytes.len() > soft_max.max(batch_max) {
-            self.refuse(slot, None, &Fault::too_large(bytes.len(), soft_max.max(batch_max)));
+        let (bytes, bytes_max) = (received.bytes(), self.bytes_max());
+        if bytes.len() > bytes_max {
+            self.refuse(slot, None, &Fault::too_large(bytes.len(), bytes_max));
             return Next::Continue;
         }
         self.handle_parsed(slot, parse(bytes, received.is_text), received)
+    }
+
+    /// A longer message is refused whatever stands in it.
+    pub(super) fn bytes_max(&self) -> usize {
+        let limits = &self.context.config.limits;
+        to_usize(limits.message_bytes_max.max(limits.batch_bytes_max))
     }
 
     /// [`Shard::handle`] from where the message has been read on.

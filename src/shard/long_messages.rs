@@ -8,28 +8,26 @@
 
 use super::Shard;
 use super::connection::Next;
-use super::inbound::to_usize;
 use super::mail::{DocumentId, RequestId, Span, WriteOp};
 use super::writes::{Common, Places, Sorted};
 use crate::ids::{SessionRef, Slot};
 use crate::json::{LongValues, Raw};
 use crate::limits::{
-    BATCH_STEP_BYTES, BATCH_STEP_ELEMENTS, LONG_MESSAGE_STEP_BYTES, MAP_STEP_BYTES, OUTSTANDING_MAX,
-    PARTIAL_BYTES_TOTAL_MAX,
+    BATCH_STEP_BYTES, BATCH_STEP_ELEMENTS, DEFERRED_THROTTLED_BYTES_MAX, LONG_MESSAGE_STEP_BYTES, MAP_STEP_BYTES,
+    OUTSTANDING_MAX, PARTIAL_BYTES_TOTAL_MAX,
 };
 use crate::protocol::{Fault, Fields, Kind, LongParse, Message};
 use crate::session::chunks::{Gathering, Parts};
 use crate::session::long::{Long, MapReading, Reading, Writing};
 use crate::session::received::Received;
-use crate::session::{Flags, Stage};
+use crate::session::{Extra, Flags, Stage};
 use bytestring::ByteString;
 
 impl Shard {
     /// Takes a long message up, unless it is refused whatever stands in it. `chunked` as in [`Reading`].
     pub(super) fn begin_long(&mut self, slot: Slot, received: Received<'_>, chunked: Option<RequestId>) -> bool {
         let bytes = received.bytes();
-        let limits = &self.context.config.limits;
-        let bytes_max = to_usize(limits.message_bytes_max.max(limits.batch_bytes_max));
+        let bytes_max = self.bytes_max();
         let Some(session) = self.sessions.at_mut(slot) else {
             return false;
         };
@@ -150,7 +148,9 @@ impl Shard {
             return;
         };
         session.trim();
-        if session.extra.as_ref().is_none_or(|extra| extra.long.is_none()) {
+        // What waits for its tokens is read on by whoever hands them out.
+        let may_read = |extra: &Extra| extra.long.is_none() && extra.deferred.bytes() <= DEFERRED_THROTTLED_BYTES_MAX;
+        if session.extra.as_deref().is_none_or(may_read) {
             self.resume(slot);
         }
     }

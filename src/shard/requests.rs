@@ -4,13 +4,15 @@ use super::Shard;
 use super::connection::Next;
 use super::mail::{AwarenessSubscribe, AwarenessUpdate, DocumentId, Mail, RequestId, Subscribe, Unsubscribe};
 use super::sending::Details;
+use crate::auth::DOCUMENT_ID_CHARS_MAX;
 use crate::ids::{SessionRef, Slot};
 use crate::json::Raw;
-use crate::limits::{AWARENESS_STATE_BYTES_MAX, CLIENT_ID_BYTES_MAX, SNAPSHOT_WEIGHT_BYTES};
+use crate::limits::{AWARENESS_STATE_BYTES_MAX, CLIENT_ID_BYTES_MAX, REQUEST_ID_BYTES_MAX, SNAPSHOT_WEIGHT_BYTES};
 use crate::protocol::{Fault, Fields, Kind, Message, MessageId, Style};
 use crate::session::received::Received;
 use crate::session::{Flags, Session};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 impl Shard {
@@ -92,7 +94,7 @@ impl Shard {
 
     /// The document a message names, checked for form and policy (protocol §5.2, checks 2–5).
     pub(super) fn document_of(&self, slot: Slot, fields: &Fields<'_>) -> Result<DocumentId, Fault> {
-        let id = fields.document().and_then(Raw::string).unwrap_or_default();
+        let id = named_document(fields).unwrap_or_default();
         // A document that somebody here listens to has passed the checks before.
         if let Some(audience) = self.audiences.find(&id) {
             return Ok(self.audiences.at(audience).document.clone());
@@ -303,9 +305,18 @@ pub(super) fn owned_id(id: Option<Raw<'_>>) -> RequestId {
     id.map(|id| id.text().into())
 }
 
+/// The document that is named; of one whose name is far too long, only a beginning, which is too long.
+pub(super) fn named_document<'a>(fields: &Fields<'a>) -> Option<Cow<'a, str>> {
+    fields
+        .document()
+        .and_then(|name| name.string_within(4 * DOCUMENT_ID_CHARS_MAX))
+}
+
 /// The id to acknowledge: `messageId` if it is a non-empty string (protocol §5).
 pub(super) fn message_id_of<'a>(fields: &Fields<'a>) -> Option<Raw<'a>> {
-    fields.message_id.filter(|id| id.is_string() && id.text() != "\"\"")
+    fields
+        .message_id
+        .filter(|id| id.is_string() && id.text() != "\"\"" && id.text().len() <= REQUEST_ID_BYTES_MAX)
 }
 
 /// The greatest value of a clock that may count (protocol §9.3).

@@ -4,13 +4,13 @@
 use super::connection::Next;
 use super::long_writes::is_long;
 use super::mail::{DocumentId, Mail, RequestId, Span, Write, WriteOp};
-use super::requests::message_id_of;
+use super::requests::{message_id_of, named_document};
 use super::sending::Details;
 use super::{Due, Shard};
 use crate::ids::{SessionRef, Slot};
 use crate::json::Raw;
 use crate::limits::{CHUNK_SET_IDLE_US, CLIENT_ID_BYTES_MAX, ELEMENT_ERRORS_MAX, LONG_MESSAGE_BYTES, MAP_STEP_BYTES};
-use crate::protocol::{Fault, Fields, Kind, Message, Style, parse};
+use crate::protocol::{Fault, Fields, KIND_BYTES_MAX, Kind, Message, Style, parse};
 use crate::session::chunks::{Chunk, Gathering, Parts};
 use crate::session::received::{OwnedMessage, Received};
 use crate::session::{ClientId, Flags, SplitWrite, Subscription};
@@ -105,7 +105,7 @@ impl<'a> Places<'a> {
 
     /// One element of a batch, by the first test that matches (protocol §5.7); `None`: ignored.
     fn element(self, element: Raw<'_>, fields: &Fields<'a>, index: u32) -> Option<Element<'a>> {
-        let kind = fields.kind.and_then(Raw::string);
+        let kind = fields.kind.and_then(|kind| kind.string_within(KIND_BYTES_MAX));
         let whole = self.of(element.text());
         match kind.as_deref() {
             Some("text-state") => {
@@ -122,7 +122,7 @@ impl<'a> Places<'a> {
             Some("counter") => return Some(Element::Op(WriteOp::Counter { element: whole, index })),
             _ => {}
         }
-        let operation = fields.operation.and_then(Raw::string);
+        let operation = fields.operation.and_then(|name| name.string_within(KIND_BYTES_MAX));
         let is_set = matches!(operation.as_deref(), Some("add" | "remove" | "clear"));
         if is_set && fields.field.is_none() {
             return Some(Element::Op(WriteOp::Set { element: whole }));
@@ -302,10 +302,7 @@ impl Shard {
             self.metrics.elements_ignored += 1;
             return;
         };
-        let other = fields
-            .document()
-            .and_then(Raw::string)
-            .filter(|id| **id != *sorted.document && !id.is_empty());
+        let other = named_document(fields).filter(|id| **id != *sorted.document && !id.is_empty());
         let other = match other {
             None => None,
             Some(_) => match self.writable_elsewhere(slot, fields, id, &mut sorted.refused) {
@@ -351,7 +348,7 @@ impl Shard {
         }
         *refused += 1;
         if *refused <= ELEMENT_ERRORS_MAX {
-            let named = fields.document().and_then(Raw::string).unwrap_or_default();
+            let named = named_document(fields).unwrap_or_default();
             let shown: String = named.chars().take(256).collect();
             let details = Details {
                 document: Some(&shown),
@@ -434,7 +431,7 @@ impl Shard {
         let stamped = fields.field.is_some() && clock.is_some();
         if session.writer().is_none()
             && stamped
-            && let Some(client) = client.string()
+            && let Some(client) = client.string_within(CLIENT_ID_BYTES_MAX)
         {
             self.learn_client(slot, &client, true);
         }
@@ -505,6 +502,9 @@ impl Shard {
             is_text: false,
             paid: true,
         };
+        if whole.bytes.len() > self.bytes_max() {
+            return self.handle(slot, whole.lend());
+        }
         if whole.bytes.len() > LONG_MESSAGE_BYTES && self.begin_long(slot, whole.lend(), Some(id.clone())) {
             return Next::Continue;
         }
